@@ -1,0 +1,118 @@
+//! The control thread: one current-thread runtime that publishes what shards hand over, distributes what logic delivers, and answers
+//! the operator.
+//!
+//! It meets shards only at bounded queues: a slow control thread fills them, and then clients are answered `busy`.
+
+mod admin;
+mod consumer;
+mod publisher;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use roost_bus::{PublishError, SharedBus};
+use tokio::sync::watch;
+
+use crate::clock::{self, CORRECTION_INTERVAL};
+use crate::gateway::{GatewayContext, Status};
+use crate::metrics::exposition::{Exposition, Sources};
+use crate::router::{Closer, Router, ShardMailboxes};
+use crate::shard::inbound::{Gate, InboundSource};
+
+use admin::AdminState;
+use publisher::Publisher;
+
+/// What the control thread is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Serve.
+    Run,
+    /// End when everything handed over is confirmed.
+    Finish,
+    /// End now.
+    Abandon,
+}
+
+/// What the control thread is made of.
+pub(crate) struct Control {
+    pub(crate) bus: SharedBus,
+    pub(crate) context: Arc<GatewayContext>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) mailboxes: ShardMailboxes,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) sources: Vec<InboundSource>,
+    pub(crate) admin: TcpListener,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+/// Why the control thread did not start.
+#[derive(Debug)]
+pub(crate) enum ControlError {
+    Bus(PublishError),
+    System(io::Error),
+}
+
+impl Control {
+    /// Runs until told to end. `ready` hears once whether the delivery queue is open, before anything is served.
+    pub(crate) fn run(self, ready: &mpsc::Sender<Result<(), ControlError>>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                _ = ready.send(Err(ControlError::System(error)));
+                return;
+            }
+        };
+        if let Err(error) = runtime.block_on(self.serve(ready)) {
+            _ = ready.send(Err(error));
+        }
+        // Dropping the runtime ends the consumer, the admin endpoint and the clock.
+    }
+
+    async fn serve(
+        self,
+        ready: &mpsc::Sender<Result<(), ControlError>>,
+    ) -> Result<(), ControlError> {
+        let Self { bus, context, status, mailboxes, gate, sources, admin, mut phase } = self;
+        let name = context.config.name.clone();
+        let consumer = bus.consume_outbound(&name).await.map_err(ControlError::Bus)?;
+        let admin = tokio::net::TcpListener::from_std(admin).map_err(ControlError::System)?;
+        status.control.consumer_open.set(1);
+        let exposition = Exposition::new(Sources {
+            shards: status.shards.clone(),
+            control: Arc::clone(&status.control),
+            gate: Arc::clone(&gate),
+            acceptor: Arc::clone(&status.acceptor),
+            driver: status.driver_name(),
+        });
+        tokio::spawn(admin::serve(admin, AdminState { status: Arc::clone(&status), exposition }));
+        tokio::spawn(correct_clock(Arc::clone(&context)));
+
+        let counters = Arc::clone(&status.control);
+        let router =
+            Router::new(Arc::clone(&context.directory), mailboxes.clone(), Arc::clone(&counters));
+        let (consumer_bus, consumer_name) = (Arc::clone(&bus), name.clone());
+        tokio::spawn(async move {
+            consumer::run(&*consumer_bus, &consumer_name, consumer, router, counters).await;
+        });
+
+        let settings = &context.config.inbound;
+        let parts = (Closer::new(mailboxes), Arc::clone(&status.control));
+        let publisher = Publisher::new(&*bus, &name, settings, (gate, sources), parts);
+        _ = ready.send(Ok(()));
+        tokio::select! {
+            () = publisher.run(phase.clone()) => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Abandon) => {}
+        }
+        Ok(())
+    }
+}
+
+async fn correct_clock(context: Arc<GatewayContext>) {
+    loop {
+        tokio::time::sleep(CORRECTION_INTERVAL).await;
+        context.clock.correct(Instant::now(), clock::system_us());
+    }
+}
