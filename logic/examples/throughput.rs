@@ -1,0 +1,248 @@
+//! How many messages a second does one worker place, and how long does a commit take?
+//!
+//! Feeds a worker over the in-process bus as gateways would, open loop, and prints messages/s and the latency from intended send to
+//! acknowledgement on the bus. No network, no gateway: what is measured is logic and its store.
+//!
+//! `cargo run --release -p roost-logic --example throughput -- [rate/s, 0: as many as it takes] [seconds] [users] [acks: 0|1]`
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use roost_bus::in_process::InProcessBus;
+use roost_bus::{Bus, SharedBus};
+use roost_logic::auth::Keys;
+use roost_logic::clock::Clock;
+use roost_logic::store::sqlite::SqliteStore;
+use roost_logic::store::{Name, Store};
+use roost_logic::{Logic, LogicConfig, Neighbours};
+use roost_membership::ring::Ring;
+use roost_membership::{BoxFuture, Routes, RoutesUnavailable};
+use roost_protocol::envelope::{ConnectionAddress, Inbound, InboundBatchBuilder, InboundKind};
+use roost_protocol::envelope::{Outbound, OutboundBatch};
+use roost_protocol::frame::ack::SendAck;
+use roost_protocol::frame::deliver::{DeliverAck, Message};
+use roost_protocol::frame::send::{MessageKind, Send, Target};
+use roost_protocol::id::UserId;
+use roost_protocol::limits::HEADER_BYTES;
+use roost_protocol::topology::Partition;
+use roost_protocol::{ClientMsgId, Encoder, FrameKind};
+
+const GATEWAY: &str = "gw-1";
+const TICK: Duration = Duration::from_millis(1);
+
+struct Everybody(Arc<str>);
+
+impl Routes for Everybody {
+    fn gateways_of<'a>(
+        &'a self,
+        _app: &'a str,
+        users: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Vec<Arc<str>>>, RoutesUnavailable>> {
+        let found = users.iter().map(|_| vec![Arc::clone(&self.0)]).collect();
+        Box::pin(async move { Ok(found) })
+    }
+}
+
+struct Feeder {
+    bus: SharedBus,
+    users: u64,
+    start: Instant,
+    sent: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
+    is_acknowledging: bool,
+}
+
+impl Feeder {
+    /// One message from a random user to its partner; the id carries the intended time.
+    fn message(&self, encoder: &mut Encoder, seqs: &mut HashMap<u64, u32>) -> (Partition, Vec<u8>) {
+        let from = fastrand::u64(..self.users);
+        let (from_name, to_name) = (format!("u{from}"), format!("u{}", from ^ 1));
+        let (from_id, to_id) = (UserId::new(&from_name).unwrap(), UserId::new(&to_name).unwrap());
+        let client_seq = seqs.entry(from).or_default();
+        *client_seq += 1;
+        let mut id = fastrand::u128(..).to_be_bytes();
+        let at = u64::try_from(self.start.elapsed().as_nanos()).unwrap();
+        id[..8].copy_from_slice(&at.to_be_bytes());
+        let send = Send {
+            target: Target::User(to_id),
+            client_msg_id: ClientMsgId(id),
+            client_seq: *client_seq,
+            kind: MessageKind::TEXT,
+            body: &[b'x'; 64],
+        };
+        let mut frame = Vec::new();
+        send.encode(encoder, 1, &mut frame);
+        let inbound = inbound(&from_name, FrameKind::Send);
+        let mut record = Vec::new();
+        roost_protocol::envelope::record(&mut record, &inbound, &frame[HEADER_BYTES..]);
+        let conversation = send.target.conversation(from_id);
+        (Partition::of_conversation("demo", &conversation, self.bus.partitions()), record)
+    }
+
+    async fn feed(self, rate: u64, until: Instant) {
+        let (mut encoder, mut seqs) = (Encoder::new(), HashMap::new());
+        let partitions = usize::from(self.bus.partitions());
+        let mut due = Instant::now();
+        let mut open: Vec<_> = (0..partitions).map(|_| InboundBatchBuilder::new(GATEWAY)).collect();
+        let mut owed = 0.0;
+        while Instant::now() < until {
+            due += TICK;
+            owed += rate as f64 * TICK.as_secs_f64();
+            let mut count = owed as u64;
+            owed -= count as f64;
+            if rate == 0 {
+                let waiting =
+                    self.sent.load(Ordering::Relaxed) - self.acked.load(Ordering::Relaxed);
+                count = 16_000_u64.saturating_sub(waiting);
+            }
+            for _ in 0..count {
+                let (partition, record) = self.message(&mut encoder, &mut seqs);
+                open[usize::from(partition.0)].push_record(&record);
+                self.sent.fetch_add(1, Ordering::Relaxed);
+            }
+            for (index, builder) in open.iter_mut().enumerate() {
+                if !builder.is_empty() {
+                    let partition = Partition(u16::try_from(index).unwrap());
+                    self.bus.publish_inbound(partition, builder.take()).await.unwrap();
+                }
+            }
+            tokio::time::sleep_until(due.into()).await;
+        }
+    }
+
+    /// Hears acknowledgements and deliveries; acknowledges deliveries, batched per body.
+    async fn hear(self, mut consumer: Box<dyn roost_bus::OutboundConsumer>, latencies: Latencies) {
+        let mut encoder = Encoder::new();
+        while let Some(body) = consumer.next().await {
+            let mut acks: HashMap<u16, InboundBatchBuilder> = HashMap::new();
+            let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap();
+            for outbound in OutboundBatch::parse(body).unwrap().iter() {
+                match outbound.unwrap() {
+                    Outbound::ToConnection { kind: FrameKind::SendAck, payload, .. } => {
+                        let ack = SendAck::decode(&payload).unwrap();
+                        let mut at = [0; 8];
+                        at.copy_from_slice(&ack.client_msg_id.0[..8]);
+                        latencies.lock().unwrap().push((now - u64::from_be_bytes(at)) / 1_000);
+                        self.acked.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Outbound::ToUsers { kind: FrameKind::Deliver, payload, targets, .. }
+                        if self.is_acknowledging =>
+                    {
+                        let message = Message::decode(&payload).unwrap();
+                        let user = targets[0].user;
+                        let ack = DeliverAck {
+                            inbox_seq: targets[0].inbox_seq,
+                            watermarks: vec![(message.conversation, message.seq)],
+                        };
+                        let mut frame = Vec::new();
+                        ack.encode(&mut encoder, &mut frame);
+                        let partition = Partition::of_user("demo", user, self.bus.partitions());
+                        let builder = acks
+                            .entry(partition.0)
+                            .or_insert_with(|| InboundBatchBuilder::new(GATEWAY));
+                        builder.push(&inbound(user, FrameKind::DeliverAck), &frame[HEADER_BYTES..]);
+                    }
+                    Outbound::ToConnection { .. }
+                    | Outbound::ToUsers { .. }
+                    | Outbound::Close { .. } => {}
+                }
+            }
+            for (partition, mut builder) in acks {
+                // Without waiting for the confirm: the hearing must go on.
+                drop(self.bus.publish_inbound(Partition(partition), builder.take()));
+            }
+        }
+    }
+}
+
+type Latencies = Arc<std::sync::Mutex<Vec<u64>>>;
+
+fn inbound(user: &str, frame_kind: FrameKind) -> Inbound<'_> {
+    Inbound {
+        kind: InboundKind::Frame,
+        frame_kind,
+        correlation: 1,
+        connection: ConnectionAddress { shard: 0, index: 1, generation: 1 },
+        session_epoch: 1,
+        received_us: 0,
+        inbox_seq: 0,
+        app: "demo",
+        user,
+        device: "d1",
+    }
+}
+
+fn main() {
+    let numbers: Vec<u64> =
+        std::env::args().skip(1).map(|a| a.parse().expect("a number")).collect();
+    let number = |index: usize, default| numbers.get(index).copied().unwrap_or(default);
+    let (rate, seconds, users) = (number(0, 0), number(1, 10), number(2, 2_000));
+    let dir = std::env::temp_dir().join(format!("roost-throughput-{}", std::process::id()));
+    let config = LogicConfig {
+        data_dir: dir.clone(),
+        http_listen: ([127, 0, 0, 1], 0).into(),
+        batch_operations_max: usize::try_from(number(4, 1024)).unwrap(),
+        ..LogicConfig::default()
+    };
+    let keys = Keys::open(&config, true).expect("keys");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = SqliteStore::open(&config.database_file()).await.expect("store");
+        let names: Vec<Name> = (0..users).map(|user| format!("u{user}").into()).collect();
+        store.add_users("demo", &names, 1).await.expect("users");
+        store.close().await;
+    });
+    let bus = InProcessBus::with_capacity(32, 100_000, 100_000);
+    let consumer = runtime.block_on(bus.consume_outbound(GATEWAY)).unwrap();
+    let neighbours = Neighbours {
+        bus: bus.shared(),
+        routes: Arc::new(Everybody(GATEWAY.into())),
+        ring: Arc::new(ArcSwap::from_pointee(Ring::default())),
+        clock: Clock::System,
+    };
+    let logic = Logic::start(config, keys, neighbours, true).expect("logic");
+    let start = Instant::now();
+    let latencies = Latencies::default();
+    let (sent, acked) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let feeder = || Feeder {
+        bus: bus.shared(),
+        users,
+        start,
+        sent: Arc::clone(&sent),
+        acked: Arc::clone(&acked),
+        is_acknowledging: number(3, 1) != 0,
+    };
+    runtime.block_on(async {
+        let until = start + Duration::from_secs(seconds);
+        tokio::spawn(feeder().hear(consumer, Arc::clone(&latencies)));
+        feeder().feed(rate, until).await;
+    });
+    let mut heard = latencies.lock().unwrap().clone();
+    heard.sort_unstable();
+    let at = |q: f64| heard[((heard.len() - 1) as f64 * q) as usize] as f64 / 1e3;
+    println!(
+        "{} messages acknowledged, {:.0}/s; latency ms p50 {:.2} p99 {:.2} p99.9 {:.2} max {:.2}",
+        heard.len(),
+        heard.len() as f64 / start.elapsed().as_secs_f64(),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0),
+    );
+    let mut metrics = String::new();
+    logic.metrics.encode(&mut metrics);
+    for line in
+        metrics.lines().filter(|l| ["_sum", "_count", "batches"].iter().any(|p| l.contains(p)))
+    {
+        println!("{line}");
+    }
+    println!(
+        "database {} MiB",
+        std::fs::metadata(dir.join("roost.db")).map_or(0, |m| m.len() >> 20)
+    );
+    logic.join();
+    let _ = std::fs::remove_dir_all(dir);
+}

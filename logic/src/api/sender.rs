@@ -1,0 +1,170 @@
+//! Operations that servers and users bring over HTTP, on their way through the bus: this node is a gateway without
+//! connections. An answer finds its request by the connection address, which is made up here, one per request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use roost_bus::{OutboundConsumer, PublishError, SharedBus};
+use roost_protocol::FrameKind;
+use roost_protocol::envelope::{
+    ConnectionAddress, Inbound, InboundBatchBuilder, InboundKind, Outbound, OutboundBatch,
+};
+use roost_protocol::id::{ConversationId, UserId};
+use roost_protocol::topology::Partition;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+/// Requests that may wait for their answer.
+const WAITING_MAX: usize = 4_096;
+
+/// Why no answer came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// Too many wait, or the bus is full: nothing was sent.
+    Busy,
+    /// Perhaps done, perhaps not.
+    Unknown,
+}
+
+/// An operation of a user.
+pub(crate) struct Operation<'a> {
+    pub(crate) app: &'a str,
+    pub(crate) user: UserId<'a>,
+    pub(crate) conversation: ConversationId<'a>,
+    pub(crate) kind: FrameKind,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Sends operations through the bus and waits for their answers.
+#[derive(Clone)]
+pub(crate) struct BusSender {
+    bus: SharedBus,
+    origin: Arc<str>,
+    timeout: Duration,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    answers: HashMap<ConnectionAddress, oneshot::Sender<(FrameKind, Bytes)>>,
+}
+
+/// Forgets the request when nobody waits any more.
+struct Place<'a> {
+    waiting: &'a Mutex<Waiting>,
+    address: ConnectionAddress,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.waiting.lock().answers.remove(&self.address);
+    }
+}
+
+impl BusSender {
+    /// A sender with the delivery queue `origin`, and the consumer that brings it answers.
+    pub(crate) fn new(bus: SharedBus, origin: &str, timeout: Duration) -> Self {
+        Self { bus, origin: origin.into(), timeout, waiting: Arc::default() }
+    }
+
+    /// Hands answers to who waits for them, until the bus is closed.
+    pub(crate) async fn receive(self, mut consumer: Box<dyn OutboundConsumer>) {
+        while let Some(body) = consumer.next().await {
+            let Ok(batch) = OutboundBatch::parse(body) else { continue };
+            for outbound in batch.iter().map_while(Result::ok) {
+                match outbound {
+                    Outbound::ToConnection { connection, kind, payload, .. } => {
+                        let waiting = self.waiting.lock().answers.remove(&connection);
+                        if let Some(answer) = waiting {
+                            // Nobody waits any more: the request timed out a moment ago.
+                            let _ = answer.send((kind, payload));
+                        }
+                    }
+                    // No user has a session here.
+                    Outbound::ToUsers { .. } | Outbound::Close { .. } => {}
+                }
+            }
+        }
+    }
+
+    fn place(&self) -> Option<(Place<'_>, oneshot::Receiver<(FrameKind, Bytes)>)> {
+        let mut waiting = self.waiting.lock();
+        if waiting.answers.len() >= WAITING_MAX {
+            return None;
+        }
+        waiting.last += 1;
+        let [b0, b1, b2, b3, b4, b5, b6, b7] = waiting.last.to_le_bytes();
+        let address = ConnectionAddress {
+            shard: 0,
+            index: u32::from_le_bytes([b0, b1, b2, b3]),
+            generation: u32::from_le_bytes([b4, b5, b6, b7]),
+        };
+        let (answer, receiver) = oneshot::channel();
+        waiting.answers.insert(address, answer);
+        Some((Place { waiting: &self.waiting, address }, receiver))
+    }
+
+    fn body(&self, operation: &Operation<'_>, connection: ConnectionAddress) -> Bytes {
+        let mut builder = InboundBatchBuilder::new(&self.origin);
+        let inbound = Inbound {
+            kind: InboundKind::Frame,
+            frame_kind: operation.kind,
+            correlation: 0,
+            connection,
+            // No session: no client_seq to keep, identity alone counts.
+            session_epoch: 0,
+            received_us: 0,
+            inbox_seq: 0,
+            app: operation.app,
+            user: operation.user.as_str(),
+            device: "http",
+        };
+        builder.push(&inbound, operation.payload);
+        builder.take()
+    }
+
+    fn partition(&self, operation: &Operation<'_>) -> Partition {
+        let partitions = self.bus.partitions();
+        Partition::of_conversation(operation.app, &operation.conversation, partitions)
+    }
+
+    /// Sends an operation that is answered, and waits for the answer.
+    pub(crate) async fn ask(
+        &self,
+        operation: &Operation<'_>,
+    ) -> Result<(FrameKind, Bytes), Unanswered> {
+        let deadline = Instant::now() + self.timeout;
+        let (place, answer) = self.place().ok_or(Unanswered::Busy)?;
+        let body = self.body(operation, place.address);
+        self.publish(operation, body, deadline).await?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(Unanswered::Unknown),
+        }
+    }
+
+    /// Sends an operation that is not answered; returns when the bus has taken it.
+    pub(crate) async fn tell(&self, operation: &Operation<'_>) -> Result<(), Unanswered> {
+        let body = self.body(operation, ConnectionAddress::default());
+        self.publish(operation, body, Instant::now() + self.timeout).await
+    }
+
+    async fn publish(
+        &self,
+        operation: &Operation<'_>,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<(), Unanswered> {
+        let published = self.bus.publish_inbound(self.partition(operation), body);
+        match timeout_at(deadline, published).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(PublishError::Full(_) | PublishError::Returned(_))) => Err(Unanswered::Busy),
+            // The body may be there all the same.
+            Ok(Err(PublishError::Unavailable(_))) | Err(_) => Err(Unanswered::Unknown),
+        }
+    }
+}

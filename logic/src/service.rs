@@ -1,0 +1,263 @@
+//! Assembly: one thread for the worker, one for HTTP, the connections of the store.
+//!
+//! Start-up answers before the first request: a damaged database, a busy port or an unwritable folder is an error of
+//! [`Logic::start`] that says what to do.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use roost_bus::{PublishError, SharedBus};
+use roost_config::ConfigError;
+use roost_membership::SharedRoutes;
+use roost_membership::ring::Ring;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+use crate::api::{self, Api, BusSender};
+use crate::auth::{Keys, KeysError, dev};
+use crate::clock::Clock;
+use crate::config::LogicConfig;
+use crate::ids::MessageIds;
+use crate::metrics::Metrics;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Name, SharedStore, Store, StoreError};
+use crate::worker::{Parts, Worker};
+
+/// Why logic did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value cannot be used.
+    #[error("logic.{0}")]
+    Config(#[from] ConfigError),
+    /// Keys cannot be prepared.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The data folder cannot be made or written.
+    #[error("cannot use the data folder {folder}: {cause}: choose another with --data-dir")]
+    DataDir {
+        /// Which.
+        folder: std::path::PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// Another process works on the same data.
+    #[error(
+        "the data folder {0} is used by another Roost: stop that one, or choose another with --data-dir"
+    )]
+    DataDirInUse(std::path::PathBuf),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The bus cannot be used.
+    #[error(transparent)]
+    Bus(#[from] PublishError),
+    /// The HTTP address is taken or not ours.
+    #[error(
+        "cannot listen on {address} for HTTP: {cause}: stop what uses it, or choose another address or port base"
+    )]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// No thread or runtime could be made.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What logic works with.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// The bus to gateways.
+    pub bus: SharedBus,
+    /// Where sessions are.
+    pub routes: SharedRoutes,
+    /// Which gateway a user belongs to, for `/v1/locate`.
+    pub ring: Arc<ArcSwap<Ring>>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The logic tier of one process.
+#[derive(Debug)]
+pub struct Logic;
+
+/// A running logic tier.
+#[derive(Debug)]
+pub struct LogicHandle {
+    /// Where HTTP listens.
+    pub http_address: SocketAddr,
+    /// Its counters.
+    pub metrics: Arc<Metrics>,
+    stop_http: watch::Sender<bool>,
+    stop_worker: watch::Sender<bool>,
+    worker: Option<JoinHandle<()>>,
+    http: Option<JoinHandle<()>>,
+    store: Arc<SqliteStore>,
+    runtime: Option<Runtime>,
+    /// Held as long as the database may be written.
+    _lock: std::fs::File,
+}
+
+impl Logic {
+    /// Opens the store, takes bodies from the bus and serves HTTP. `is_dev`: the sample users exist.
+    ///
+    /// # Errors
+    /// When something cannot be used; the error says what to do.
+    pub fn start(
+        config: LogicConfig,
+        keys: Keys,
+        neighbours: Neighbours,
+        is_dev: bool,
+    ) -> Result<LogicHandle, StartError> {
+        config.check()?;
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|cause| StartError::DataDir { folder: config.data_dir.clone(), cause })?;
+        let lock = lock(&config)?;
+        // Each runtime is driven by its own thread; this one only opens and closes.
+        let opening = runtime(0)?;
+        let now_ms = neighbours.clock.now_ms();
+        let store = opening.block_on(open_store(&config, is_dev, now_ms))?;
+        let (stop_http, http_stopped) = watch::channel(false);
+        let (stop_worker, worker_stopped) = watch::channel(false);
+        let metrics = Arc::new(Metrics::default());
+        let worker_store: SharedStore = Arc::<SqliteStore>::clone(&store);
+        let mark = opening.block_on(worker_store.worker_mark(config.worker_id))?;
+        opening.block_on(store.settle());
+        let parts = Parts {
+            bus: Arc::clone(&neighbours.bus),
+            routes: neighbours.routes,
+            store: Arc::clone(&worker_store),
+            metrics: Arc::clone(&metrics),
+            clock: neighbours.clock.clone(),
+            ids: MessageIds::new(config.worker_id, mark),
+            batch_operations_max: config.batch_operations_max,
+            #[cfg(test)]
+            before_handle: None,
+        };
+        let origin = format!("api-{}", config.name);
+        let answers = opening.block_on(neighbours.bus.consume_outbound(&origin))?;
+        let sender = BusSender::new(Arc::clone(&neighbours.bus), &origin, config.http.send_timeout);
+        let threads = config.passwords.threads;
+        let address = config.http_listen;
+        let api = Arc::new(Api::new(
+            config,
+            keys,
+            worker_store,
+            neighbours.clock,
+            neighbours.ring,
+            sender.clone(),
+        ));
+        let (listener, http_address) =
+            listen(address).map_err(|cause| StartError::Listen { address, cause })?;
+        let consumer = opening.block_on(neighbours.bus.consume_inbound())?;
+        let worker = spawn("roost-logic", runtime(2)?, async move {
+            Worker::run(parts, consumer, worker_stopped).await;
+        })?;
+        let http = spawn("roost-http", runtime(threads)?, async move {
+            tokio::spawn(sender.receive(answers));
+            let served = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => api::serve(listener, api, http_stopped).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        })?;
+        Ok(LogicHandle {
+            http_address,
+            metrics,
+            stop_http,
+            stop_worker,
+            worker: Some(worker),
+            http: Some(http),
+            store,
+            runtime: Some(opening),
+            _lock: lock,
+        })
+    }
+}
+
+impl LogicHandle {
+    /// Takes no new HTTP request. What comes over the bus is still done, also for requests under way.
+    pub fn drain(&self) {
+        let _ = self.stop_http.send(true);
+    }
+
+    /// Drains, waits for requests under way, then for the worker to finish what it took, and closes the database.
+    pub fn join(mut self) {
+        self.drain();
+        finish(self.http.take());
+        let _ = self.stop_worker.send(true);
+        finish(self.worker.take());
+        if let Some(runtime) = self.runtime.take() {
+            runtime.block_on(self.store.close());
+        }
+    }
+}
+
+async fn open_store(
+    config: &LogicConfig,
+    is_dev: bool,
+    now_ms: u64,
+) -> Result<Arc<SqliteStore>, StartError> {
+    let store = SqliteStore::open(&config.database_file()).await?;
+    if is_dev {
+        store.add_users(dev::APP, &dev::USERS.map(Name::from), now_ms).await?;
+    }
+    Ok(Arc::new(store))
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+fn finish(thread: Option<JoinHandle<()>>) {
+    if thread.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!("a thread of logic panicked");
+    }
+}
+
+/// The state of a worker is right only while nobody else writes: two processes on one folder are refused. The kernel gives the lock
+/// back however the process ends.
+fn lock(config: &LogicConfig) -> Result<std::fs::File, StartError> {
+    let folder = || config.data_dir.clone();
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(config.data_dir.join("roost.lock"))
+        .map_err(|cause| StartError::DataDir { folder: folder(), cause })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::DataDirInUse(folder())),
+        Err(std::fs::TryLockError::Error(cause)) => {
+            Err(StartError::DataDir { folder: folder(), cause })
+        }
+    }
+}
+
+fn runtime(blocking_threads: usize) -> Result<Runtime, StartError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(blocking_threads.max(1))
+        .build()
+        .map_err(StartError::Thread)
+}
+
+fn spawn(
+    name: &str,
+    runtime: Runtime,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || runtime.block_on(work))
+        .map_err(StartError::Thread)
+}

@@ -1,0 +1,126 @@
+//! The durable truth, at the level of whole batches: `load` what a batch of operations needs, `commit` what it changed.
+//!
+//! What every adapter promises:
+//! * [`Store::commit`] is one transaction, durable when it returns. After an error it may still have happened: the caller
+//!   loads again and finds out by the identities in the rows.
+//! * A violated identity (a `client_msg_id` that is stored already) is [`StoreError::Duplicate`], and nothing of the batch is
+//!   written.
+//! * Reads see every commit that returned before they began, and never wait for a writer.
+//!
+//! Counters are written as absolute values by the one worker that owns their partition. An adapter with several workers
+//! locks conversations, then owners, each in key order, in [`Store::load`], and keeps the locks until the commit.
+
+pub mod rows;
+pub mod sqlite;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+pub use rows::*;
+
+/// A boxed future: the store is chosen at start, and called once per batch.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// What most calls return.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be used at the moment (full disk, lock, lost connection). The same call may work later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// A row with this identity exists. Nothing was written.
+    #[error("stored already: {0}")]
+    Duplicate(String),
+    /// The files are not a healthy Roost database; says which file and what to do.
+    #[error("{0}")]
+    Damaged(String),
+    /// The statement itself failed: a defect in Roost, or a value no column takes.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+/// Where two users' single chat, or later a group's messages, are looked up by identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdentityKey {
+    /// Tenant.
+    pub app: Name,
+    /// Which conversation.
+    pub conversation: Name,
+    /// Who sent it.
+    pub sender: Name,
+    /// As the client named it.
+    pub client_msg_id: [u8; 16],
+}
+
+/// An adapter of the store.
+pub trait Store: Send + Sync {
+    /// The rows behind `keys`; absent ones are left out.
+    fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>>;
+    /// Writes a batch, durably, all or nothing.
+    fn commit<'a>(&'a self, writes: &'a Writes) -> BoxFuture<'a, Result<()>>;
+    /// Keeps what made a handler fail.
+    fn quarantine<'a>(&'a self, entry: &'a Quarantined) -> BoxFuture<'a, Result<()>>;
+    /// The highest time for which this worker id has made message ids; 0 when none.
+    fn worker_mark(&self, worker_id: u16) -> BoxFuture<'_, Result<u64>>;
+    /// Housekeeping between batches (checkpoints); cheap when there is nothing to do.
+    fn tend(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Newest position of each owner's inbox, in the order asked; 0 when empty.
+    fn inbox_positions<'a>(&'a self, owners: &'a [(Name, Name)])
+    -> BoxFuture<'a, Result<Vec<u64>>>;
+    /// Up to `limit` entries after `after`, ascending.
+    fn inbox_page<'a>(
+        &'a self,
+        app: &'a str,
+        owner: &'a str,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<InboxMessage>>>;
+    /// A page of a conversation and its newest seq; `None` when there is no such conversation.
+    fn history<'a>(
+        &'a self,
+        app: &'a str,
+        conversation: &'a str,
+        range: HistoryRange,
+    ) -> BoxFuture<'a, Result<Option<HistoryRows>>>;
+    /// All watermarks of a conversation.
+    fn watermarks<'a>(
+        &'a self,
+        app: &'a str,
+        conversation: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<WatermarkRow>>>;
+
+    /// Adds users; existing ones stay as they are. Returns how many were new.
+    fn add_users<'a>(
+        &'a self,
+        app: &'a str,
+        users: &'a [Name],
+        now_ms: u64,
+    ) -> BoxFuture<'a, Result<u64>>;
+    /// Adds one user with its password; `Duplicate` when the name is taken.
+    fn register<'a>(&'a self, app: &'a str, account: &'a Account) -> BoxFuture<'a, Result<()>>;
+    /// One user.
+    fn account<'a>(&'a self, app: &'a str, user: &'a str)
+    -> BoxFuture<'a, Result<Option<Account>>>;
+    /// Changes the profile; `false` when there is no such user.
+    fn set_display_name<'a>(
+        &'a self,
+        app: &'a str,
+        user: &'a str,
+        display_name: &'a str,
+    ) -> BoxFuture<'a, Result<bool>>;
+
+    /// Begins a family with its first token.
+    fn open_family<'a>(&'a self, family: &'a RefreshFamily) -> BoxFuture<'a, Result<()>>;
+    /// The token of this hash, with its family.
+    fn refresh_token(&self, token_hash: [u8; 32]) -> BoxFuture<'_, Result<Option<RefreshToken>>>;
+    /// Marks a token used and adds its successor; keeps the first time of use when it was used already.
+    fn rotate<'a>(&'a self, rotation: &'a Rotation) -> BoxFuture<'a, Result<()>>;
+    /// Revokes a family.
+    fn revoke_family(&self, family: [u8; 16], now_ms: u64) -> BoxFuture<'_, Result<()>>;
+}
+
+/// The store as workers and the HTTP server share it.
+pub type SharedStore = Arc<dyn Store>;

@@ -1,0 +1,173 @@
+//! What a batch needs: one statement per table, keys as one JSON array. Most batches load little: the worker remembers.
+
+use serde::Serialize;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::{FromRow, Row};
+
+use super::super::{ConversationRow, CursorRow, IdentityKey, Placed, UserRow, WatermarkRow};
+use super::{LoadKeys, Loaded, Name, Result, SqliteStore, StoreError};
+
+const CONVERSATIONS: &str = "SELECT t.app_id, t.conversation, t.last_seq \
+    FROM json_each(?1) k CROSS JOIN conversations t \
+    WHERE t.app_id = k.value ->> 0 AND t.conversation = k.value ->> 1";
+const USERS: &str = "SELECT t.app_id, t.user, coalesce(c.last_inbox_seq, 0) \
+    FROM json_each(?1) k CROSS JOIN users t \
+    LEFT JOIN inbox_counters c ON c.app_id = t.app_id AND c.owner = t.user \
+    WHERE t.app_id = k.value ->> 0 AND t.user = k.value ->> 1";
+const CURSORS: &str = "SELECT t.app_id, t.conversation, t.sender, t.device, t.session_epoch, t.client_seq \
+    FROM json_each(?1) k CROSS JOIN send_cursors t \
+    WHERE t.app_id = k.value ->> 0 AND t.conversation = k.value ->> 1 AND t.sender = k.value ->> 2 \
+    AND t.device = k.value ->> 3";
+const WATERMARKS: &str = "SELECT t.app_id, t.conversation, t.user, t.delivered_seq, t.read_seq \
+    FROM json_each(?1) k CROSS JOIN watermarks t \
+    WHERE t.app_id = k.value ->> 0 AND t.conversation = k.value ->> 1 AND t.user = k.value ->> 2";
+const IDENTITIES: &str = "SELECT t.app_id, t.conversation, t.sender, t.client_msg_id, t.seq, t.message_id, \
+    t.server_time_ms, t.payload_hash, t.sender_inbox_seq, t.peer_inbox_seq \
+    FROM json_each(?1) k CROSS JOIN messages t INDEXED BY messages_identity \
+    WHERE t.app_id = k.value ->> 0 AND t.conversation = k.value ->> 1 AND t.sender = k.value ->> 2 \
+    AND t.client_msg_id = unhex(k.value ->> 3)";
+
+impl SqliteStore {
+    pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
+        let mut loaded = Loaded::default();
+        if !keys.conversations.is_empty() {
+            let rows = keys.conversations.iter().map(|(a, b)| [a, b]);
+            loaded.conversations = self.rows(CONVERSATIONS, rows, conversation).await?;
+        }
+        if !keys.users.is_empty() {
+            let rows = keys.users.iter().map(|(a, b)| [a, b]);
+            loaded.users = self.rows(USERS, rows, user).await?;
+        }
+        if !keys.cursors.is_empty() {
+            let rows = keys.cursors.iter().map(|(a, b, c, d)| [a, b, c, d]);
+            loaded.cursors = self.rows(CURSORS, rows, cursor).await?;
+        }
+        if !keys.watermarks.is_empty() {
+            let rows = keys.watermarks.iter().map(|(a, b, c)| [a, b, c]);
+            loaded.watermarks = self.rows(WATERMARKS, rows, watermark).await?;
+        }
+        if !keys.identities.is_empty() {
+            let hex = |id: [u8; 16]| Name::from(format!("{:032x}", u128::from_be_bytes(id)));
+            let rows = keys.identities.iter().map(|k| {
+                [k.app.clone(), k.conversation.clone(), k.sender.clone(), hex(k.client_msg_id)]
+            });
+            loaded.identities = self.rows(IDENTITIES, rows, identity).await?;
+        }
+        Ok(loaded)
+    }
+
+    async fn rows<T, const N: usize, K: AsRef<str>>(
+        &self,
+        statement: &'static str,
+        keys: impl Iterator<Item = [K; N]>,
+        read: fn(&SqliteRow) -> sqlx::Result<T>,
+    ) -> Result<Vec<T>> {
+        let keys: Vec<Key<K, N>> = keys.map(Key).collect();
+        let json = serde_json::to_string(&keys).map_err(|e| StoreError::Refused(e.to_string()))?;
+        let rows = fetch(&self.readers, statement, json).await.map_err(|e| self.error(e))?;
+        rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(|e| self.error(e))
+    }
+
+    pub(super) async fn inbox_positions(&self, owners: &[(Name, Name)]) -> Result<Vec<u64>> {
+        const POSITIONS: &str = "SELECT k.key, c.last_inbox_seq \
+            FROM json_each(?1) k CROSS JOIN inbox_counters c \
+            WHERE c.app_id = k.value ->> 0 AND c.owner = k.value ->> 1";
+        let mut positions = vec![0; owners.len()];
+        let rows = owners.iter().map(|(a, b)| [a, b]);
+        let found: Vec<(i64, i64)> =
+            self.rows(POSITIONS, rows, |row| <(i64, i64)>::from_row(row)).await?;
+        for (index, position) in found {
+            if let Some(slot) = usize::try_from(index).ok().and_then(|i| positions.get_mut(i)) {
+                *slot = position.cast_unsigned();
+            }
+        }
+        Ok(positions)
+    }
+}
+
+async fn fetch(
+    readers: &SqlitePool,
+    statement: &'static str,
+    json: String,
+) -> sqlx::Result<Vec<SqliteRow>> {
+    sqlx::query(statement).bind(json).fetch_all(readers).await
+}
+
+/// One key as a JSON array of texts.
+struct Key<K, const N: usize>([K; N]);
+
+impl<K: AsRef<str>, const N: usize> Serialize for Key<K, N> {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(AsRef::as_ref))
+    }
+}
+
+pub(super) fn name(row: &SqliteRow, index: usize) -> sqlx::Result<Name> {
+    row.try_get::<&str, _>(index).map(Name::from)
+}
+
+pub(super) fn number(row: &SqliteRow, index: usize) -> sqlx::Result<u64> {
+    row.try_get::<i64, _>(index).map(i64::cast_unsigned)
+}
+
+pub(super) fn client_msg_id(row: &SqliteRow, index: usize) -> sqlx::Result<[u8; 16]> {
+    let bytes: &[u8] = row.try_get(index)?;
+    bytes.try_into().map_err(|e| sqlx::Error::ColumnDecode {
+        index: "client_msg_id".to_owned(),
+        source: Box::new(e),
+    })
+}
+
+fn conversation(row: &SqliteRow) -> sqlx::Result<ConversationRow> {
+    Ok(ConversationRow {
+        app: name(row, 0)?,
+        conversation: name(row, 1)?,
+        last_seq: number(row, 2)?,
+    })
+}
+
+fn user(row: &SqliteRow) -> sqlx::Result<UserRow> {
+    Ok(UserRow { app: name(row, 0)?, user: name(row, 1)?, last_inbox_seq: number(row, 2)? })
+}
+
+fn cursor(row: &SqliteRow) -> sqlx::Result<CursorRow> {
+    Ok(CursorRow {
+        app: name(row, 0)?,
+        conversation: name(row, 1)?,
+        sender: name(row, 2)?,
+        device: name(row, 3)?,
+        session_epoch: number(row, 4)?,
+        client_seq: row.try_get(5)?,
+    })
+}
+
+pub(super) fn watermark(row: &SqliteRow) -> sqlx::Result<WatermarkRow> {
+    Ok(WatermarkRow {
+        app: name(row, 0)?,
+        conversation: name(row, 1)?,
+        user: name(row, 2)?,
+        delivered_seq: number(row, 3)?,
+        read_seq: number(row, 4)?,
+    })
+}
+
+fn identity(row: &SqliteRow) -> sqlx::Result<(IdentityKey, Placed)> {
+    let key = IdentityKey {
+        app: name(row, 0)?,
+        conversation: name(row, 1)?,
+        sender: name(row, 2)?,
+        client_msg_id: client_msg_id(row, 3)?,
+    };
+    let placed = Placed {
+        seq: number(row, 4)?,
+        message_id: number(row, 5)?,
+        server_time_ms: number(row, 6)?,
+        payload_hash: row.try_get(7)?,
+        sender_inbox_seq: number(row, 8)?,
+        peer_inbox_seq: number(row, 9)?,
+    };
+    Ok((key, placed))
+}

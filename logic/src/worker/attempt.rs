@@ -1,0 +1,277 @@
+//! Handling and committing, until it worked, was refused for good, or the database is away.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use roost_protocol::RefusalCode;
+
+use super::operation::{Item, Operation};
+use super::outputs::{Outputs, Refusal};
+use crate::handler::{deliver_ack, receipt, send, session};
+use crate::ids::MessageIds;
+use crate::metrics::Metrics;
+use crate::state::State;
+use crate::store::{LoadKeys, Quarantined, SharedStore, StoreError};
+
+/// Attempts at one range that identities collide in, before it is bisected: the second one looks every identity up.
+const COLLISIONS_MAX: usize = 3;
+
+/// The state, and what changes it.
+pub(super) struct Attempts {
+    pub(super) state: State,
+    pub(super) ids: MessageIds,
+    pub(super) store: SharedStore,
+    pub(super) metrics: Arc<Metrics>,
+    #[cfg(test)]
+    pub(super) before_handle: Option<fn(&[u8])>,
+}
+
+/// Why a range was not committed.
+enum Failure {
+    /// Something in it is refused by the database: find it.
+    Bisect(String),
+    /// Nothing can be committed now.
+    Store(StoreError),
+}
+
+/// An operation that made its handler fail, and how.
+struct Poison {
+    index: usize,
+    reason: String,
+}
+
+impl Attempts {
+    /// Does everything, in order. On error: items from the index on were not done, and nothing of them was said.
+    pub(super) async fn run(
+        &mut self,
+        items: &[Item<'_>],
+        now_ms: u64,
+        outputs: &mut Outputs,
+    ) -> Result<(), (usize, StoreError)> {
+        let mut ranges = Vec::from([(0..items.len(), None)]);
+        while let Some((range, verdict)) = ranges.pop() {
+            let Range { start, end } = range;
+            let mark = outputs.mark();
+            match self.attempt(&items[range], verdict, now_ms, outputs).await {
+                Ok(()) => {}
+                Err(Failure::Store(error)) => {
+                    outputs.truncate(mark);
+                    return Err((start, error));
+                }
+                Err(Failure::Bisect(reason)) => {
+                    outputs.truncate(mark);
+                    if end - start <= 1 {
+                        ranges.push((start..end, Some(reason)));
+                    } else {
+                        let middle = usize::midpoint(start, end);
+                        ranges.push((middle..end, None));
+                        ranges.push((start..middle, None));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One range as one transaction. With a verdict its only operation is quarantined instead of handled.
+    async fn attempt(
+        &mut self,
+        items: &[Item<'_>],
+        verdict: Option<String>,
+        now_ms: u64,
+        outputs: &mut Outputs,
+    ) -> Result<(), Failure> {
+        let mut poisoned: Vec<Poison> =
+            verdict.map(|reason| Poison { index: 0, reason }).into_iter().collect();
+        let mut collisions = 0;
+        let mark = outputs.mark();
+        loop {
+            outputs.truncate(mark);
+            self.state.begin();
+            self.load(items, collisions > 0).await.map_err(Failure::Store)?;
+            if let Err(poison) = self.handle(items, &poisoned, now_ms, outputs) {
+                self.state.forget();
+                poisoned.push(poison);
+                continue;
+            }
+            match self.commit(items.len()).await {
+                Ok(()) => break,
+                Err(StoreError::Duplicate(reason)) => {
+                    self.metrics.identity_collisions.inc();
+                    collisions += 1;
+                    if collisions == COLLISIONS_MAX {
+                        return Err(Failure::Bisect(reason));
+                    }
+                }
+                Err(StoreError::Refused(reason)) => return Err(Failure::Bisect(reason)),
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Damaged(_))) => {
+                    return Err(Failure::Store(error));
+                }
+            }
+        }
+        self.quarantine(items, &poisoned, now_ms).await.map_err(Failure::Store)
+    }
+
+    async fn load(&mut self, items: &[Item<'_>], suspicious: bool) -> Result<(), StoreError> {
+        let mut keys = LoadKeys::default();
+        let state = &self.state;
+        for item in items {
+            match &item.operation {
+                Operation::Send(input) => send::wanted(input, state, &mut keys, suspicious),
+                Operation::DeliverAck(caller, ack) => {
+                    deliver_ack::wanted(caller, ack, state, &mut keys);
+                }
+                Operation::Receipt(caller, receipt) => {
+                    receipt::wanted(caller, receipt, state, &mut keys);
+                }
+                Operation::SessionClosed(_)
+                | Operation::Read
+                | Operation::SessionOpened
+                | Operation::Malformed => {}
+            }
+        }
+        if !keys.is_empty() {
+            let loaded = self.store.load(&keys).await?;
+            self.state.absorb(&keys, loaded);
+        }
+        Ok(())
+    }
+
+    /// Runs all handlers; the first one that panics ends the attempt.
+    fn handle(
+        &mut self,
+        items: &[Item<'_>],
+        poisoned: &[Poison],
+        now_ms: u64,
+        outputs: &mut Outputs,
+    ) -> Result<(), Poison> {
+        for (index, item) in items.iter().enumerate() {
+            if poisoned.iter().any(|poison| poison.index == index) {
+                if let Operation::Send(input) = &item.operation {
+                    let refusal = Refusal {
+                        code: RefusalCode::Quarantined,
+                        retry_after_ms: 0,
+                        expected_client_seq: 0,
+                        detail: "this message could not be handled; the operator has a copy",
+                    };
+                    send::skip(&mut self.state, input);
+                    self.metrics.refused(refusal.code);
+                    outputs.refused(item.body, item.envelope, input.send.client_msg_id, refusal);
+                }
+                continue;
+            }
+            // After a panic the state is forgotten, so that half a change is never seen.
+            let handled = catch_unwind(AssertUnwindSafe(|| self.handle_one(item, now_ms, outputs)));
+            handled.map_err(|panic| Poison { index, reason: panic_text(&*panic) })?;
+        }
+        Ok(())
+    }
+
+    fn handle_one(&mut self, item: &Item<'_>, now_ms: u64, outputs: &mut Outputs) {
+        #[cfg(test)]
+        if let Some(before_handle) = self.before_handle {
+            before_handle(item.payload);
+        }
+        let (body, envelope) = (item.body, item.envelope);
+        match &item.operation {
+            Operation::Send(input) => {
+                let outcome = send::handle(&mut self.state, &mut self.ids, now_ms, input);
+                self.say(item, input, outcome, outputs);
+            }
+            Operation::DeliverAck(caller, ack) => {
+                for raised in deliver_ack::handle(&mut self.state, caller, ack) {
+                    outputs.raised(body, envelope, &raised);
+                }
+            }
+            Operation::Receipt(caller, receipt) => {
+                if let Some(raised) = receipt::handle(&mut self.state, caller, receipt) {
+                    outputs.raised(body, envelope, &raised);
+                }
+            }
+            Operation::SessionClosed(caller) => session::closed(&mut self.state, caller),
+            Operation::Read | Operation::SessionOpened | Operation::Malformed => {}
+        }
+    }
+
+    fn say(
+        &self,
+        item: &Item<'_>,
+        input: &send::Input<'_>,
+        outcome: send::Outcome,
+        outputs: &mut Outputs,
+    ) {
+        match outcome {
+            send::Outcome::Placed { placed, names, push, repeated } => {
+                let counter = if repeated { &self.metrics.repeats } else { &self.metrics.messages };
+                counter.inc();
+                outputs.placed(item.body, item.envelope, input, &placed, push.then_some(&names));
+            }
+            send::Outcome::Refused { code, expected_client_seq, detail } => {
+                self.metrics.refused(code);
+                let refusal = Refusal { code, retry_after_ms: 0, expected_client_seq, detail };
+                outputs.refused(item.body, item.envelope, input.send.client_msg_id, refusal);
+            }
+        }
+    }
+
+    async fn commit(&mut self, operations: usize) -> Result<(), StoreError> {
+        let mut writes = self.state.take_writes();
+        if !writes.messages.is_empty() {
+            writes.worker_mark = self.ids.poll_mark();
+        }
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let result = self.store.commit(&writes).await;
+        match &result {
+            Ok(()) => {
+                self.metrics.batches.inc();
+                self.metrics.batch_operations.observe(operations as f64);
+                self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
+            }
+            Err(_) => {
+                self.state.forget();
+                self.ids.forget_mark();
+            }
+        }
+        result
+    }
+
+    async fn quarantine(
+        &self,
+        items: &[Item<'_>],
+        poisoned: &[Poison],
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        for poison in poisoned {
+            let item = &items[poison.index];
+            let entry = Quarantined {
+                app: item.envelope.app.to_owned(),
+                user: item.envelope.user.to_owned(),
+                device: item.envelope.device.to_owned(),
+                frame_kind: item.envelope.frame_kind.as_str(),
+                payload: item.payload.to_vec(),
+                reason: poison.reason.clone(),
+                server_time_ms: now_ms,
+            };
+            tracing::error!(
+                user = entry.user,
+                frame_kind = entry.frame_kind,
+                reason = entry.reason,
+                "an operation made its handler fail and was quarantined"
+            );
+            self.store.quarantine(&entry).await?;
+            self.metrics.quarantined.inc();
+        }
+        Ok(())
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without text".to_owned())
+}

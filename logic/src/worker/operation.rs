@@ -1,0 +1,94 @@
+//! From a record of an inbound body to an operation. Payloads were verified by the gateway; what does not parse all the same
+//! is ignored and counted, because nobody can be answered.
+
+use bytes::Bytes;
+use roost_protocol::envelope::{Inbound, InboundKind};
+use roost_protocol::frame::Frame;
+use roost_protocol::frame::deliver::DeliverAck;
+use roost_protocol::frame::receipt::Receipt;
+use roost_protocol::id::UserId;
+
+use crate::handler::{Caller, send};
+
+/// One thing to do.
+#[derive(Debug)]
+pub(super) enum Operation<'a> {
+    Send(send::Input<'a>),
+    DeliverAck(Caller<'a>, DeliverAck<'a>),
+    Receipt(Caller<'a>, Receipt<'a>),
+    SessionClosed(Caller<'a>),
+    /// A request or digest check: answered by the readers.
+    Read,
+    /// Nothing to do: a session began; it syncs by itself.
+    SessionOpened,
+    /// Not of a kind that clients send, or unreadable.
+    Malformed,
+}
+
+/// An operation and where its answer goes.
+#[derive(Debug)]
+pub(super) struct Item<'a> {
+    pub(super) operation: Operation<'a>,
+    pub(super) envelope: &'a Inbound<'a>,
+    pub(super) payload: &'a Bytes,
+    /// Index of its body in the batch.
+    pub(super) body: usize,
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn read(
+        body: usize,
+        redelivered: bool,
+        (envelope, payload): &'a (Inbound<'a>, Bytes),
+    ) -> Self {
+        let operation = operation(envelope, payload, redelivered).unwrap_or(Operation::Malformed);
+        Self { operation, envelope, payload, body }
+    }
+}
+
+fn operation<'a>(
+    envelope: &'a Inbound<'a>,
+    payload: &'a Bytes,
+    redelivered: bool,
+) -> Option<Operation<'a>> {
+    let caller = Caller {
+        app: envelope.app,
+        user: UserId::new(envelope.user).ok()?,
+        device: envelope.device,
+        session_epoch: envelope.session_epoch,
+    };
+    match envelope.kind {
+        InboundKind::SessionOpened => return Some(Operation::SessionOpened),
+        InboundKind::SessionClosed => return Some(Operation::SessionClosed(caller)),
+        InboundKind::DigestCheck => return Some(Operation::Read),
+        InboundKind::Frame => {}
+    }
+    match Frame::decode(envelope.frame_kind, payload).ok()? {
+        Frame::Send(send) => {
+            let conversation = send.target.conversation(caller.user);
+            Some(Operation::Send(send::Input {
+                caller,
+                body: payload.slice_ref(send.body),
+                conversation,
+                conversation_text: conversation.to_string(),
+                send,
+                redelivered,
+            }))
+        }
+        Frame::DeliverAck(ack) => Some(Operation::DeliverAck(caller, ack)),
+        Frame::Receipt(receipt) => Some(Operation::Receipt(caller, receipt)),
+        Frame::Request(_) => Some(Operation::Read),
+        Frame::Connect(_)
+        | Frame::Connected(_)
+        | Frame::Ping(_)
+        | Frame::Pong(_)
+        | Frame::SendAck(_)
+        | Frame::SendRefused(_)
+        | Frame::Deliver(_)
+        | Frame::Event(_)
+        | Frame::Response(_)
+        | Frame::Redirect(_)
+        | Frame::GoAway(_)
+        | Frame::Close(_) => None,
+    }
+}

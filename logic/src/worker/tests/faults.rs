@@ -1,0 +1,272 @@
+//! What goes wrong around a worker, and what it must not become.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use roost_bus::in_process::{FaultRates, Faults};
+use roost_protocol::frame::receipt::ReceiptKind;
+
+use super::harness::{Harness, sqlite};
+use crate::store::{
+    Account, BoxFuture, HistoryRange, HistoryRows, InboxMessage, LoadKeys, Loaded, Name,
+    Quarantined, RefreshFamily, RefreshToken, Result, Rotation, SharedStore, Store, StoreError,
+    WatermarkRow, Writes,
+};
+
+/// What a [`Faulty`] store does wrong at the next commits.
+#[derive(Default)]
+struct Plan {
+    /// Full disk: nothing is written.
+    is_full: AtomicBool,
+    /// That many commits happen, and then never return: killed between commit and publish.
+    hangs_after_commit: AtomicU32,
+    /// A commit that contains this body is refused by the database.
+    refused_body: parking_lot::Mutex<Option<Vec<u8>>>,
+}
+
+struct Faulty {
+    inner: SharedStore,
+    plan: Arc<Plan>,
+}
+
+impl Store for Faulty {
+    fn commit<'a>(&'a self, writes: &'a Writes) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if self.plan.is_full.load(Ordering::Relaxed) {
+                return Err(StoreError::Unavailable("database or disk is full".to_owned()));
+            }
+            let refused = self.plan.refused_body.lock().clone();
+            if refused.is_some_and(|body| writes.messages.iter().any(|m| m.body == body)) {
+                return Err(StoreError::Refused("string or blob too big".to_owned()));
+            }
+            self.inner.commit(writes).await?;
+            let hangs = &self.plan.hangs_after_commit;
+            if hangs
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                .is_ok()
+            {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
+    }
+    fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>> {
+        self.inner.load(keys)
+    }
+    fn quarantine<'a>(&'a self, entry: &'a Quarantined) -> BoxFuture<'a, Result<()>> {
+        self.inner.quarantine(entry)
+    }
+    fn worker_mark(&self, worker_id: u16) -> BoxFuture<'_, Result<u64>> {
+        self.inner.worker_mark(worker_id)
+    }
+    fn tend(&self) -> BoxFuture<'_, Result<()>> {
+        self.inner.tend()
+    }
+    fn inbox_positions<'a>(
+        &'a self,
+        owners: &'a [(Name, Name)],
+    ) -> BoxFuture<'a, Result<Vec<u64>>> {
+        self.inner.inbox_positions(owners)
+    }
+    fn inbox_page<'a>(
+        &'a self,
+        app: &'a str,
+        owner: &'a str,
+        after: u64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<InboxMessage>>> {
+        self.inner.inbox_page(app, owner, after, limit)
+    }
+    fn history<'a>(
+        &'a self,
+        app: &'a str,
+        conversation: &'a str,
+        range: HistoryRange,
+    ) -> BoxFuture<'a, Result<Option<HistoryRows>>> {
+        self.inner.history(app, conversation, range)
+    }
+    fn watermarks<'a>(
+        &'a self,
+        app: &'a str,
+        conversation: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<WatermarkRow>>> {
+        self.inner.watermarks(app, conversation)
+    }
+    fn add_users<'a>(
+        &'a self,
+        app: &'a str,
+        users: &'a [Name],
+        now_ms: u64,
+    ) -> BoxFuture<'a, Result<u64>> {
+        self.inner.add_users(app, users, now_ms)
+    }
+    fn register<'a>(&'a self, app: &'a str, account: &'a Account) -> BoxFuture<'a, Result<()>> {
+        self.inner.register(app, account)
+    }
+    fn account<'a>(
+        &'a self,
+        app: &'a str,
+        user: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Account>>> {
+        self.inner.account(app, user)
+    }
+    fn set_display_name<'a>(
+        &'a self,
+        app: &'a str,
+        user: &'a str,
+        display_name: &'a str,
+    ) -> BoxFuture<'a, Result<bool>> {
+        self.inner.set_display_name(app, user, display_name)
+    }
+    fn open_family<'a>(&'a self, family: &'a RefreshFamily) -> BoxFuture<'a, Result<()>> {
+        self.inner.open_family(family)
+    }
+    fn refresh_token(&self, token_hash: [u8; 32]) -> BoxFuture<'_, Result<Option<RefreshToken>>> {
+        self.inner.refresh_token(token_hash)
+    }
+    fn rotate<'a>(&'a self, rotation: &'a Rotation) -> BoxFuture<'a, Result<()>> {
+        self.inner.rotate(rotation)
+    }
+    fn revoke_family(&self, family: [u8; 16], now_ms: u64) -> BoxFuture<'_, Result<()>> {
+        self.inner.revoke_family(family, now_ms)
+    }
+}
+
+async fn faulty(dir: &tempfile::TempDir) -> (Harness, Arc<Plan>) {
+    let plan = Arc::new(Plan::default());
+    let store = Arc::new(Faulty { inner: sqlite(dir.path()).await, plan: Arc::clone(&plan) });
+    (Harness::over(store).await, plan)
+}
+
+/// Killed between commit and publish: the body comes again, the acknowledgement is the first one's, and the push is repeated.
+#[tokio::test]
+async fn a_kill_after_the_commit_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut harness, plan) = faulty(&dir).await;
+    harness.online("bob");
+    plan.hangs_after_commit.store(1, Ordering::Relaxed);
+    harness.start_worker().await;
+    harness.send("alice", "bob", 1, 1, "hello").await;
+    // The commit is there, and nothing was said.
+    while harness.store.inbox_positions(&[("demo".into(), "bob".into())]).await.unwrap() == [0] {
+        tokio::task::yield_now().await;
+    }
+    harness.kill_worker().await;
+    harness.start_worker().await;
+    assert_eq!(
+        harness.said(2).await,
+        ["ack s:alice:bob 1 inbox 1", "deliver s:alice:bob 1 hello to bob@1 except origin"]
+    );
+    assert_eq!(harness.metrics.messages.get(), 1, "placed once");
+}
+
+/// A handler that panics: its sender is refused, the operator has a copy, everybody else in the batch is served in order.
+#[tokio::test]
+async fn a_panicking_operation_is_quarantined_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = Harness::over(sqlite(dir.path()).await).await.panic_on(|payload| {
+        assert!(!payload.windows(4).any(|bytes| bytes == b"boom"), "a defect");
+    });
+    harness
+        .send_many(
+            "alice",
+            "bob",
+            &[(1, 1, b"one"), (2, 2, b"boom"), (3, 3, b"two"), (4, 4, b"boom")],
+        )
+        .await;
+    harness.start_worker().await;
+    assert_eq!(
+        harness.said(4).await,
+        [
+            "ack s:alice:bob 1 inbox 1",
+            "refused quarantined",
+            "ack s:alice:bob 2 inbox 2",
+            "refused quarantined"
+        ]
+    );
+    assert_eq!(harness.metrics.quarantined.get(), 2);
+}
+
+/// What the database refuses is found by bisection: one refusal, everybody else is served in order.
+#[tokio::test]
+async fn a_poison_batch_is_bisected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut harness, plan) = faulty(&dir).await;
+    *plan.refused_body.lock() = Some(b"poison".to_vec());
+    let bodies: Vec<(u32, u8, &[u8])> =
+        vec![(1, 1, b"a"), (2, 2, b"b"), (3, 3, b"poison"), (4, 4, b"c"), (5, 5, b"d")];
+    harness.send_many("alice", "bob", &bodies).await;
+    harness.start_worker().await;
+    assert_eq!(
+        harness.said(5).await,
+        [
+            "ack s:alice:bob 1 inbox 1",
+            "ack s:alice:bob 2 inbox 2",
+            "refused quarantined",
+            "ack s:alice:bob 3 inbox 3",
+            "ack s:alice:bob 4 inbox 4"
+        ]
+    );
+}
+
+/// A full disk: sends are refused for now and nothing is acknowledged; watermarks are kept; with room again all goes on.
+#[tokio::test]
+async fn a_full_disk_refuses_and_recovers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut harness, plan) = faulty(&dir).await;
+    harness.online("alice");
+    harness.start_worker().await;
+    harness.send("alice", "bob", 1, 1, "one").await;
+    harness.said(3).await;
+    plan.is_full.store(true, Ordering::Relaxed);
+    harness.send("alice", "bob", 2, 2, "two").await;
+    assert_eq!(harness.said(1).await, ["refused unavailable"]);
+    harness.read_receipt("bob", "s:alice:bob", 1, ReceiptKind::Read).await;
+    harness.send("alice", "bob", 2, 2, "two").await;
+    assert_eq!(harness.said(1).await, ["refused unavailable"]);
+    plan.is_full.store(false, Ordering::Relaxed);
+    assert_eq!(
+        harness.said(1).await,
+        ["receipt s:alice:bob bob Read 1 to alice except origin"],
+        "kept while the disk was full"
+    );
+    harness.send("alice", "bob", 2, 2, "two").await;
+    assert_eq!(harness.said(1).await, ["ack s:alice:bob 2 inbox 2"]);
+}
+
+/// A bus that loses, repeats, delays and lies about confirms: every message gets one place, resends are acknowledged, the
+/// sequence is dense and in the sender's order.
+#[tokio::test]
+async fn a_faulty_bus_changes_nothing() {
+    const MESSAGES: u8 = 60;
+    let mut harness = Harness::start().await;
+    let rates = FaultRates {
+        lose: 0.2,
+        repeat: 0.2,
+        lose_confirm: 0.1,
+        refuse: 0.1,
+        ..FaultRates::default()
+    };
+    harness.bus.set_faults(&Faults { seed: 42, inbound: rates, outbound: rates });
+    let mut acked: HashMap<u8, String> = HashMap::new();
+    for id in 1..=MESSAGES {
+        // One at a time, resent until acknowledged: as a client does after a timeout.
+        while !acked.contains_key(&id) {
+            harness.send("alice", "bob", u32::from(id), id, "x").await;
+            for said in harness.said_within(std::time::Duration::from_millis(30)).await {
+                if let Some(seq) = said.strip_prefix("ack s:alice:bob ") {
+                    let seq = seq.split(' ').next().unwrap_or_default();
+                    acked.insert(seq.parse().unwrap(), said);
+                }
+            }
+        }
+    }
+    let range = HistoryRange { after: 0, before: 0, limit: 200, newest_first: false };
+    let (latest, rows) =
+        harness.store.history("demo", "s:alice:bob", range).await.unwrap().unwrap();
+    assert_eq!((latest, rows.len()), (u64::from(MESSAGES), usize::from(MESSAGES)));
+    for (index, row) in rows.iter().enumerate() {
+        assert_eq!((row.seq, usize::from(row.client_msg_id[0])), (index as u64 + 1, index + 1));
+    }
+}
