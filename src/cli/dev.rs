@@ -1,0 +1,241 @@
+//! `roost dev`: every part in one process, ready in under a second, with nothing to install.
+//!
+//! The well-known development keys are accepted here, so it listens on loopback unless told otherwise.
+
+use std::fmt::Write as _;
+use std::fs::{File, TryLockError};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use arc_swap::ArcSwap;
+use roost_bus::{InProcessBus, SharedBus};
+use roost_gateway::config::{DriverChoice, GatewayConfig};
+use roost_gateway::gateway::{AppendMetrics, Gateway, GatewayHandle};
+use roost_gateway::session::directory::Directory;
+use roost_gateway::session::keys::VerificationKeys;
+use roost_logic::auth::{KeyMaterial, Keys};
+use roost_logic::clock::Clock;
+use roost_logic::config::LogicConfig;
+use roost_logic::{Logic, LogicHandle, Neighbours, StartError};
+use roost_membership::static_list::StaticList;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{BusConfig, Config};
+
+/// HTTP; frames, WebSocket and admin follow at fixed distances.
+pub(crate) const PORT_BASE: u16 = 7400;
+/// Name of the only gateway.
+const NAME: &str = "dev";
+pub(crate) const PORT_FRAMES: u16 = 1;
+pub(crate) const PORT_ADMIN: u16 = 9;
+/// A developer who stops the server wants it stopped: clients reconnect by themselves.
+const DRAIN_WITHIN: Duration = Duration::from_millis(500);
+/// As a shell reports a program that SIGINT ended.
+const EXIT_INTERRUPTED: i32 = 130;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where messages and keys are kept; made when missing. The next start continues with all history.
+    #[arg(long, value_name = "DIR", default_value = "roost-data")]
+    data_dir: PathBuf,
+    /// How to talk to the kernel.
+    #[arg(long, value_enum, default_value = "auto")]
+    driver: Driver,
+    /// Gateway threads, each with its own connections; default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    shards: Option<u16>,
+    /// HTTP listens here; TCP frames on the next port, admin (loopback only) nine above.
+    #[arg(long, value_name = "PORT", default_value_t = PORT_BASE, value_parser = clap::value_parser!(u16).range(1..=65526))]
+    port_base: u16,
+    /// Address to listen on. Anyone who reaches it can log in as anybody with the development keys.
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Driver {
+    /// io_uring where a probe succeeds, epoll elsewhere.
+    Auto,
+    /// io_uring, or an error that says why not.
+    #[value(name = "io_uring")]
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let _lock = claim_folder(&args.data_dir)?;
+    let server = Server::start(args)?;
+    // Handlers stand before `ready` is printed, so that whoever reads it may already signal.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(server.banner(args)?.as_bytes())?;
+    out.flush()?;
+    drop(out);
+    runtime.block_on(async {
+        signals.next().await;
+        eprintln!("stopping; once more to stop at once");
+        let stopped = tokio::task::spawn_blocking(move || server.stop());
+        tokio::select! {
+            stopped = stopped => Ok(stopped.map(|()| ExitCode::SUCCESS)?),
+            () = signals.next() => std::process::exit(EXIT_INTERRUPTED),
+        }
+    })
+}
+
+struct Server {
+    gateway: GatewayHandle,
+    logic: LogicHandle,
+}
+
+impl Server {
+    fn start(args: &Args) -> Result<Self> {
+        let mut config = config(args);
+        let keys = Keys::open(&config.logic, true)?;
+        // Kept with the signing key, so that clients resume after a restart.
+        config.gateway.resume_secret = keys.resume_secret();
+        let bus: SharedBus = InProcessBus::new(config.bus.partitions).shared();
+        let busy = || format!("--port-base {} cannot be used; choose another", args.port_base);
+        let verification = verification_keys(&keys)?;
+        let gateway =
+            Gateway::start(config.gateway, verification, Arc::clone(&bus)).with_context(busy)?;
+        let frames = SocketAddr::new(args.host, args.port_base + PORT_FRAMES).to_string();
+        let neighbours = Neighbours {
+            bus,
+            routes: Arc::<Directory>::clone(gateway.directory()),
+            ring: Arc::new(ArcSwap::new(Arc::clone(StaticList::alone(NAME, &frames)?.ring()))),
+            clock: Clock::System,
+        };
+        let logic = match Logic::start(config.logic, keys, neighbours, true) {
+            Ok(logic) => logic,
+            Err(error) => {
+                gateway.shutdown();
+                let is_port = matches!(error, StartError::Listen { .. });
+                let error = anyhow::Error::from(error);
+                return Err(if is_port { error.context(busy()) } else { error });
+            }
+        };
+        let metrics = Arc::clone(&logic.metrics);
+        let append = AppendMetrics(Box::new(move |out| metrics.encode(out)));
+        gateway.status().show_metrics(append);
+        Ok(Self { gateway, logic })
+    }
+
+    /// What a person needs to see, last of all `ready`.
+    fn banner(&self, args: &Args) -> Result<String> {
+        let mut text = String::new();
+        let frames = self.gateway.addresses().first().context("a gateway has a listener")?;
+        writeln!(text, "driver   {}", self.gateway.status().driver_reason)?;
+        writeln!(text, "http     http://{}  (OpenAPI: /v1/openapi.json)", self.logic.http_address)?;
+        writeln!(text, "frames   {frames}  (TCP)")?;
+        writeln!(
+            text,
+            "admin    http://{}  (/readyz?verbose, /metrics)",
+            self.gateway.admin_address()
+        )?;
+        writeln!(text, "data     {}", absolute(&args.data_dir).display())?;
+        for notice in self.gateway.notices() {
+            writeln!(text, "note     {notice}")?;
+        }
+        let server = match args.port_base == PORT_BASE && args.host == Ipv4Addr::LOCALHOST {
+            true => String::new(),
+            false => format!(" --server {frames}"),
+        };
+        writeln!(text, "try      roost tail --as bob --from-start{server}")?;
+        writeln!(text, "         roost send --as alice --to bob{server} \"hello\"")?;
+        writeln!(text, "ready")?;
+        Ok(text)
+    }
+
+    /// The gateway first: what its clients still say reaches logic, and what logic answers reaches them.
+    fn stop(self) {
+        self.gateway.drain();
+        self.logic.join();
+    }
+}
+
+fn config(args: &Args) -> Config {
+    let mut gateway = GatewayConfig {
+        name: NAME.to_owned(),
+        listen: vec![SocketAddr::new(args.host, args.port_base + PORT_FRAMES)],
+        admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, args.port_base + PORT_ADMIN)),
+        shards: args.shards.unwrap_or(0),
+        ..GatewayConfig::default()
+    };
+    gateway.io.driver = match args.driver {
+        Driver::Auto => DriverChoice::Auto,
+        Driver::IoUring => DriverChoice::IoUring,
+        Driver::Epoll => DriverChoice::Epoll,
+    };
+    // Load tests come from one address.
+    gateway.limits.connections_per_ip_max = 0;
+    gateway.drain.go_away_window = DRAIN_WITHIN;
+    gateway.drain.close_after = DRAIN_WITHIN;
+    let logic = LogicConfig {
+        http_listen: SocketAddr::new(args.host, args.port_base),
+        data_dir: args.data_dir.clone(),
+        ..LogicConfig::default()
+    };
+    Config { bus: BusConfig::default(), gateway, logic }
+}
+
+fn verification_keys(keys: &Keys) -> Result<VerificationKeys> {
+    let mut verification = VerificationKeys::new();
+    for key in keys.verification() {
+        let app = key.app.as_deref();
+        match &key.material {
+            KeyMaterial::Hs256(secret) => verification.add_hs256(&key.id, app, secret)?,
+            KeyMaterial::Ed25519(public) => verification.add_ed25519(&key.id, app, public)?,
+        }
+    }
+    Ok(verification)
+}
+
+/// Makes the data folder and takes it for this process, until the file is dropped.
+fn claim_folder(folder: &Path) -> Result<File> {
+    let what = || {
+        let path = absolute(folder);
+        format!("cannot use {} as data folder; choose another with --data-dir", path.display())
+    };
+    std::fs::create_dir_all(folder).with_context(what)?;
+    let lock = File::create(folder.join("lock")).with_context(what)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!(
+            "the data folder {} is in use by another roost: stop that one, or choose another with --data-dir",
+            absolute(folder).display()
+        ),
+        Err(TryLockError::Error(error)) => Err(anyhow!(error)).with_context(what),
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The `roost` binary: the command line, and nothing that a library should know.
+//!
+//! Standard output carries results (lines that other programs read), standard error the log and errors. Exit codes: 0 done,
+//! 1 an error that the message explains, 2 a wrong command line, 3 a timeout of `tail`.
+
+mod cli;
+mod config;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    cli::logging::start(arguments.log_format);
+    match arguments.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("roost: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
