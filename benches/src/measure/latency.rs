@@ -1,0 +1,152 @@
+//! What latency does a message have at 20,000 a second beside very many idle connections?
+//!
+//! Expected: p99 of our gateway at most 1.5 times, p99.9 twice, p99.99 three times the io_uring
+//! floor's with the same idle connections on as many rings.
+//!
+//! Latency counts from the time a message was due. Rounds are merged before percentiles are taken,
+//! and a percentile needs a hundred samples beyond it.
+
+use std::thread::sleep;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::spread::percentile_of;
+use super::{Settings, void_reason};
+use crate::ballast;
+use crate::generator::{Load, Nanoseconds, Outcome, Pace, histogram};
+use crate::subject::{Ballast, Server, Subject, generate};
+
+const SUBJECTS: [Subject; 4] =
+    [Subject::UringEcho, Subject::Gateway, Subject::GatewayEpoll, Subject::MonoioEcho];
+const RATE: u32 = 20_000;
+const ACTIVE: usize = 1000;
+const QUANTILES: [f64; 4] = [0.50, 0.99, 0.999, 0.9999];
+
+/// One subject.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    subject: &'static str,
+    idle: usize,
+    rings: usize,
+    rate: u32,
+    /// p50, p99, p99.9, p99.99 from the time due, microseconds; absent: too few samples.
+    intended_to_received_us: [Option<f64>; 4],
+    /// Over the floor's.
+    ratio: [Option<f64>; 4],
+    /// The same from the time sent.
+    sent_to_received_us: [Option<f64>; 4],
+    /// p99 of the generator's own delay.
+    lag_p99_us: Option<f64>,
+    max_us: f64,
+    void_rounds: usize,
+}
+
+/// Interleaved rounds over the subjects.
+pub(super) fn measure(settings: &Settings, void: &mut Vec<String>) -> Result<Vec<Row>> {
+    let rings = (settings.idle + ACTIVE).div_ceil(ballast::CONNECTIONS_MAX);
+    // On plain descriptors a process holds no more than it may open.
+    let on_direct_descriptors = [Subject::UringEcho, Subject::Gateway];
+    let fits = |subject: &Subject| rings == 1 || on_direct_descriptors.contains(subject);
+    let subjects: Vec<Subject> = settings.subjects(&SUBJECTS).into_iter().filter(fits).collect();
+    let mut outcomes: Vec<Vec<Outcome>> = subjects.iter().map(|_| Vec::new()).collect();
+    for _ in 0..settings.rounds {
+        for (&subject, outcomes) in subjects.iter().zip(&mut outcomes) {
+            outcomes.push(round(settings, subject, rings)?);
+        }
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    for (&subject, outcomes) in subjects.iter().zip(&outcomes) {
+        let mut row = summarise(settings, subject, outcomes, rows.first());
+        row.rings = rings;
+        rows.push(row);
+        for reason in outcomes.iter().filter_map(|outcome| void_reason(outcome, settings)) {
+            void.push(format!("latency, {subject}: {reason}"));
+        }
+    }
+    print(&rows);
+    Ok(rows)
+}
+
+fn round(settings: &Settings, subject: Subject, rings: usize) -> Result<Outcome> {
+    let server = Server::start(subject, rings, settings.placement)?;
+    let mut ballast = Ballast::start(&server, settings.idle, settings.placement)?;
+    ballast.hold(settings.idle)?;
+    // What so many logins leave to do is not what is asked here.
+    sleep(settings.settle);
+    generate(
+        &Load {
+            targets: server.targets.clone(),
+            connections: ACTIVE,
+            framing: subject.framing(),
+            pace: Pace::PerSecond(RATE),
+            warmup: settings.duration / 5,
+            duration: settings.duration * 2,
+            realtime: settings.placement.realtime,
+            server_pid: Some(server.process.pid()),
+        },
+        settings.placement,
+    )
+}
+
+fn summarise(
+    settings: &Settings,
+    subject: Subject,
+    outcomes: &[Outcome],
+    floor: Option<&Row>,
+) -> Row {
+    let (mut intended, mut sent, mut lag) = (histogram(), histogram(), histogram());
+    for outcome in outcomes {
+        outcome.intended_to_received.add_to(&mut intended);
+        outcome.sent_to_received.add_to(&mut sent);
+        outcome.lag.add_to(&mut lag);
+    }
+    let quantiles = |all: &Nanoseconds| {
+        QUANTILES.map(|quantile| percentile_of(all, quantile).map(|value| value / 1000.0))
+    };
+    let intended_to_received_us = quantiles(&intended);
+    let ratio = std::array::from_fn(|index| match floor {
+        None => intended_to_received_us[index].map(|_| 1.0),
+        Some(floor) => {
+            Some(intended_to_received_us[index]? / floor.intended_to_received_us[index]?)
+        }
+    });
+    Row {
+        subject: subject.name(),
+        idle: settings.idle,
+        rings: 1,
+        rate: RATE,
+        intended_to_received_us,
+        ratio,
+        sent_to_received_us: quantiles(&sent),
+        lag_p99_us: percentile_of(&lag, 0.99).map(|value| value / 1000.0),
+        max_us: intended.max() as f64 / 1000.0,
+        void_rounds: outcomes.iter().filter_map(|outcome| void_reason(outcome, settings)).count(),
+    }
+}
+
+fn print(rows: &[Row]) {
+    let Some(first) = rows.first() else { return };
+    println!(
+        "\nlatency: {} messages/s on {ACTIVE} connections beside {} idle, {} rings; \
+         us from the time due (ratio)",
+        first.rate, first.idle, first.rings
+    );
+    println!(
+        "{:<14} {:>16} {:>16} {:>16} {:>16} {:>9} {:>9} {:>5}",
+        "subject", "p50", "p99", "p99.9", "p99.99", "max", "lag p99", "void"
+    );
+    for row in rows {
+        print!("{:<14}", row.subject);
+        for (value, ratio) in row.intended_to_received_us.iter().zip(&row.ratio) {
+            let text = match (value, ratio) {
+                (Some(value), Some(ratio)) => format!("{value:.0} ({ratio:.2})"),
+                (Some(value), None) => format!("{value:.0}"),
+                (None, _) => "too few".to_owned(),
+            };
+            print!(" {text:>16}");
+        }
+        let lag = row.lag_p99_us.unwrap_or_default();
+        println!(" {:>9.0} {lag:>9.1} {:>5}", row.max_us, row.void_rounds);
+    }
+}
