@@ -14,8 +14,9 @@ mod remembered;
 use std::sync::Arc;
 
 pub(crate) use acknowledged::{Acknowledged, Identity};
-pub(crate) use remembered::{Key, Remembered};
+pub(crate) use remembered::Remembered;
 
+use crate::store::key::Key;
 use crate::store::{
     ConversationRow, CursorRow, DeviceCursorRow, IdentityKey, InboxRow, LoadKeys, Loaded, Name,
     NewMessage, UserRow, WatermarkRow, Writes,

@@ -10,6 +10,7 @@
 //! Counters are written as absolute values by the one worker that owns their partition. An adapter with several workers
 //! locks conversations, then owners, each in key order, in [`Store::load`], and keeps the locks until the commit.
 
+pub(crate) mod key;
 pub mod rows;
 pub mod sqlite;
 
@@ -59,7 +60,7 @@ pub trait Store: Send + Sync {
     /// The rows behind `keys`; absent ones are left out.
     fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>>;
     /// Writes a batch, durably, all or nothing.
-    fn commit<'a>(&'a self, writes: &'a Writes) -> BoxFuture<'a, Result<()>>;
+    fn commit(&self, writes: Writes) -> BoxFuture<'_, Result<()>>;
     /// Keeps what made a handler fail.
     fn quarantine<'a>(&'a self, entry: &'a Quarantined) -> BoxFuture<'a, Result<()>>;
     /// The highest time for which this worker id has made message ids; 0 when none.

@@ -12,7 +12,7 @@ use store::batch_of;
 async fn filled(file: &Path) {
     let store = SqliteStore::open(file).await.unwrap();
     for first in (1..=200).step_by(50) {
-        store.commit(&batch_of(first..=first + 49, |_| vec![b'x'; 2_000])).await.unwrap();
+        store.commit(batch_of(first..=first + 49, |_| vec![b'x'; 2_000])).await.unwrap();
     }
     store.close().await;
 }
@@ -116,7 +116,7 @@ async fn a_full_disk_is_unavailable_until_there_is_room() {
     let large = |first: u64| batch_of(first..=first + 9, |_| vec![b'x'; 16_000]);
     let mut first = 1;
     loop {
-        match store.commit(&large(first)).await {
+        match store.commit(large(first)).await {
             Ok(()) => first += 10,
             Err(StoreError::Unavailable(text)) => {
                 assert!(text.contains("roost.db"), "{text}");
@@ -127,14 +127,14 @@ async fn a_full_disk_is_unavailable_until_there_is_room() {
         assert!(first < 10_000, "the disk is never full");
     }
     assert!(
-        matches!(store.commit(&large(first)).await, Err(StoreError::Unavailable(_))),
+        matches!(store.commit(large(first)).await, Err(StoreError::Unavailable(_))),
         "still full"
     );
     let range = HistoryRange { after: 0, before: 0, limit: 10_000, newest_first: false };
     let (latest, rows) = store.history("demo", "s:a:b", range).await.unwrap().unwrap();
     assert_eq!((latest, rows.len() as u64), (first - 1, first - 1), "all or nothing, and readable");
     std::fs::remove_file(&filler).unwrap();
-    store.commit(&large(first)).await.unwrap();
+    store.commit(large(first)).await.unwrap();
     store.close().await;
     let again = SqliteStore::open(&disk.0.path().join("roost.db")).await.unwrap();
     assert_eq!(again.inbox_positions(&[("demo".into(), "b".into())]).await.unwrap(), [first + 9]);

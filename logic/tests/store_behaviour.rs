@@ -53,7 +53,7 @@ behaviours! {
     /// What a batch wrote is loaded again; what does not exist is left out.
     async fn a_batch_is_kept(store) {
         store.add_users("demo", &[name("a"), name("b")], 1).await.unwrap();
-        store.commit(&batch(1..=3)).await.unwrap();
+        store.commit(batch(1..=3)).await.unwrap();
         let loaded = store.load(&keys()).await.unwrap();
         assert_eq!(loaded.conversations.len(), 1);
         assert_eq!(loaded.conversations[0].last_seq, 3);
@@ -72,10 +72,10 @@ behaviours! {
         for size in (1..=70).chain([200]) {
             let mut writes = batch(first..=first + size - 1);
             writes.worker_mark = None;
-            store.commit(&writes).await.unwrap();
+            store.commit(writes).await.unwrap();
             let mut again = batch(first..=first);
             again.worker_mark = None;
-            assert!(matches!(store.commit(&again).await, Err(StoreError::Duplicate(_))));
+            assert!(matches!(store.commit(again).await, Err(StoreError::Duplicate(_))));
             first += size;
         }
         let range = HistoryRange { limit: 10_000, ..all() };
@@ -93,38 +93,38 @@ behaviours! {
 
     /// An identity that is stored already refuses its whole batch, and the next batch is not disturbed.
     async fn a_duplicate_refuses_the_whole_batch(store) {
-        store.commit(&batch(1..=2)).await.unwrap();
+        store.commit(batch(1..=2)).await.unwrap();
         let mut repeated = batch(3..=4);
         repeated.messages[1].client_msg_id = [1; 16];
-        assert!(matches!(store.commit(&repeated).await, Err(StoreError::Duplicate(_))));
+        assert!(matches!(store.commit(repeated).await, Err(StoreError::Duplicate(_))));
         let (latest, rows) = store.history("demo", "s:a:b", all()).await.unwrap().unwrap();
         assert_eq!((latest, rows.len()), (2, 2));
         let mut taken = batch(2..=2);
         taken.messages[0].client_msg_id = [99; 16];
-        assert!(matches!(store.commit(&taken).await, Err(StoreError::Duplicate(_))), "the place is taken");
-        store.commit(&batch(3..=4)).await.unwrap();
+        assert!(matches!(store.commit(taken).await, Err(StoreError::Duplicate(_))), "the place is taken");
+        store.commit(batch(3..=4)).await.unwrap();
     }
 
     /// The same identity in another conversation, app, or of another sender is another message.
     async fn identities_are_scoped(store) {
-        store.commit(&batch(1..=1)).await.unwrap();
+        store.commit(batch(1..=1)).await.unwrap();
         let mut other = batch(1..=1);
         other.messages[0].app = name("other");
         other.inbox.clear();
-        store.commit(&other).await.unwrap();
+        store.commit(other).await.unwrap();
         let mut other = batch(1..=1);
         other.messages[0].conversation = name("s:a:c");
         other.inbox.clear();
-        store.commit(&other).await.unwrap();
+        store.commit(other).await.unwrap();
         let mut other = batch(2..=2);
         other.messages[0].sender = name("b");
         other.messages[0].client_msg_id = [1; 16];
-        store.commit(&other).await.unwrap();
+        store.commit(other).await.unwrap();
     }
 
     /// Pages are cut at both ends, in both orders.
     async fn history_is_paged(store) {
-        store.commit(&batch(1..=10)).await.unwrap();
+        store.commit(batch(1..=10)).await.unwrap();
         let seqs = |range| {
             let store = Arc::clone(&store);
             async move {
@@ -144,7 +144,7 @@ behaviours! {
 
     /// Inboxes are dense, ascending, and carry the message as it was accepted.
     async fn inboxes_are_paged(store) {
-        store.commit(&batch(1..=5)).await.unwrap();
+        store.commit(batch(1..=5)).await.unwrap();
         let owners = [(app(), name("b")), (app(), name("nobody")), (app(), name("a"))];
         assert_eq!(store.inbox_positions(&owners).await.unwrap(), [5, 0, 5]);
         let page = store.inbox_page("demo", "b", 2, 2).await.unwrap();
@@ -155,11 +155,11 @@ behaviours! {
 
     /// Watermarks never go back.
     async fn watermarks_merge_by_maximum(store) {
-        store.commit(&batch(1..=5)).await.unwrap();
+        store.commit(batch(1..=5)).await.unwrap();
         let mut lower = batch(6..=6);
         lower.watermarks[0].delivered_seq = 2;
         lower.watermarks[0].read_seq = 3;
-        store.commit(&lower).await.unwrap();
+        store.commit(lower).await.unwrap();
         let rows = store.watermarks("demo", "s:a:b").await.unwrap();
         assert_eq!((rows[0].delivered_seq, rows[0].read_seq), (5, 3));
     }

@@ -3,36 +3,13 @@
 //! Two generations: what is used moves to the young one; when that is half of the limit, the old one is dropped and the
 //! young one grows old. Both only between batches, when nothing has changed.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashMap;
 use rapidhash::fast::RandomState;
 
 use crate::store::Name;
-
-/// A composed key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Key<const N: usize>(pub(crate) [Name; N]);
-
-/// The same key, borrowed: a look-up allocates nothing.
-struct Borrowed<'a, const N: usize>([&'a str; N]);
-
-impl<const N: usize> Hash for Key<N> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.iter().for_each(|part| (**part).hash(state));
-    }
-}
-impl<const N: usize> Hash for Borrowed<'_, N> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.iter().for_each(|part| part.hash(state));
-    }
-}
-impl<const N: usize> Equivalent<Key<N>> for Borrowed<'_, N> {
-    fn equivalent(&self, key: &Key<N>) -> bool {
-        self.0.iter().zip(&key.0).all(|(a, b)| *a == &**b)
-    }
-}
+use crate::store::key::{Borrowed, Key};
 
 /// A remembered value and its own key.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::IdentityKey;
 
@@ -51,7 +52,7 @@ pub struct Loaded {
 }
 
 /// Where and how a message was accepted: all of an acknowledgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
     /// In the conversation.
     pub seq: u64,
@@ -68,7 +69,7 @@ pub struct Placed {
 }
 
 /// Counter of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct ConversationRow {
     pub app: Name,
@@ -77,7 +78,7 @@ pub struct ConversationRow {
 }
 
 /// A user, and where its inbox is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct UserRow {
     pub app: Name,
@@ -86,7 +87,7 @@ pub struct UserRow {
 }
 
 /// How far a device's sends were taken.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct CursorRow {
     pub app: Name,
@@ -98,7 +99,7 @@ pub struct CursorRow {
 }
 
 /// How far a member is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct WatermarkRow {
     pub app: Name,
@@ -108,8 +109,16 @@ pub struct WatermarkRow {
     pub read_seq: u64,
 }
 
+impl WatermarkRow {
+    /// Merges by maximum.
+    pub fn raise(&mut self, other: &Self) {
+        self.delivered_seq = self.delivered_seq.max(other.delivered_seq);
+        self.read_seq = self.read_seq.max(other.read_seq);
+    }
+}
+
 /// How far a device is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct DeviceCursorRow {
     pub app: Name,
@@ -119,7 +128,7 @@ pub struct DeviceCursorRow {
 }
 
 /// A message about to be stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct NewMessage {
     pub app: Name,
@@ -132,7 +141,7 @@ pub struct NewMessage {
 }
 
 /// An inbox entry about to be stored.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct InboxRow {
     pub app: Name,
@@ -143,7 +152,7 @@ pub struct InboxRow {
 }
 
 /// Everything a batch changes; counters, cursors and watermarks as absolute values.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "named after the tables")]
 pub struct Writes {
     pub messages: Vec<NewMessage>,
@@ -160,13 +169,18 @@ pub struct Writes {
 impl Writes {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-            && self.conversations.is_empty()
-            && self.inboxes.is_empty()
-            && self.cursors.is_empty()
-            && self.watermarks.is_empty()
-            && self.device_cursors.is_empty()
-            && self.worker_mark.is_none()
+        self.rows() == 0 && self.worker_mark.is_none()
+    }
+
+    /// Rows of all tables, the mark aside.
+    pub fn rows(&self) -> usize {
+        self.messages.len()
+            + self.inbox.len()
+            + self.conversations.len()
+            + self.inboxes.len()
+            + self.cursors.len()
+            + self.watermarks.len()
+            + self.device_cursors.len()
     }
 
     /// Puts rows into key order: neighbours share pages, and locks are taken in one order by everybody.
@@ -208,6 +222,21 @@ pub struct StoredMessage {
     pub kind: u8,
     pub server_time_ms: u64,
     pub body: Vec<u8>,
+}
+
+impl From<NewMessage> for StoredMessage {
+    fn from(row: NewMessage) -> Self {
+        Self {
+            conversation: row.conversation.to_string(),
+            seq: row.placed.seq,
+            message_id: row.placed.message_id,
+            sender: row.sender.to_string(),
+            client_msg_id: row.client_msg_id,
+            kind: row.kind,
+            server_time_ms: row.placed.server_time_ms,
+            body: row.body.to_vec(),
+        }
+    }
 }
 
 /// An inbox entry with its message.

@@ -8,14 +8,17 @@ mod accounts;
 mod bulk;
 mod commit;
 mod load;
+mod pending;
 mod read;
 mod refresh;
+mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -25,6 +28,8 @@ use super::StoredMessage;
 use super::{Account, HistoryRows, RefreshFamily, RefreshToken, Rotation, Store, StoreError};
 use super::{BoxFuture, HistoryRange, InboxMessage, LoadKeys, Loaded, Name, Quarantined, Result};
 use super::{WatermarkRow, Writes};
+use commit::Applying;
+use pending::Pending;
 
 /// Connections that read.
 const READERS: u32 = 3;
@@ -61,6 +66,13 @@ pub struct SqliteStore {
     file: PathBuf,
     rows_since_checkpoint: AtomicU64,
     checkpoint: Arc<AtomicU8>,
+    /// Committed, and not yet in the tables.
+    pending: Pending,
+    applying: Mutex<Option<Applying>>,
+    /// The newest row of the journal that `pending` has.
+    last_id: AtomicI64,
+    /// A commit failed in a way that leaves open whether it happened.
+    is_unsure: AtomicBool,
 }
 
 impl SqliteStore {
@@ -94,9 +106,14 @@ impl SqliteStore {
             file: file.to_path_buf(),
             rows_since_checkpoint: AtomicU64::new(0),
             checkpoint: Arc::new(AtomicU8::new(IDLE)),
+            pending: Pending::default(),
+            applying: Mutex::new(None),
+            last_id: AtomicI64::new(0),
+            is_unsure: AtomicBool::new(false),
         };
         store.check_health().await?;
         store.migrate().await?;
+        store.recover().await?;
         Ok(store)
     }
 
@@ -190,6 +207,7 @@ impl SqliteStore {
     }
 
     async fn tend(&self) -> Result<()> {
+        self.keep_up().await?;
         match self.checkpoint.load(Ordering::Acquire) {
             IDLE if self.rows_since_checkpoint.load(Ordering::Relaxed) >= CHECKPOINT_ROWS => {
                 self.rows_since_checkpoint.store(0, Ordering::Relaxed);
@@ -214,8 +232,11 @@ impl SqliteStore {
         }
     }
 
-    /// Closes all connections, after a last checkpoint.
+    /// Writes everything into the tables and closes all connections, after a last checkpoint.
     pub async fn close(&self) {
+        if let Err(error) = self.apply_all().await {
+            tracing::warn!(%error, "the next start reads the journal");
+        }
         self.readers.close().await;
         let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await;
         self.writer.close().await;
@@ -226,7 +247,7 @@ impl Store for SqliteStore {
     fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>> {
         Box::pin(self.load(keys))
     }
-    fn commit<'a>(&'a self, writes: &'a Writes) -> BoxFuture<'a, Result<()>> {
+    fn commit(&self, writes: Writes) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.commit(writes))
     }
     fn quarantine<'a>(&'a self, entry: &'a Quarantined) -> BoxFuture<'a, Result<()>> {

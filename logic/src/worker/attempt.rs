@@ -225,7 +225,7 @@ impl Attempts {
             return Ok(());
         }
         let start = Instant::now();
-        let result = self.store.commit(&writes).await;
+        let result = self.store.commit(writes).await;
         match &result {
             Ok(()) => {
                 self.metrics.batches.inc();

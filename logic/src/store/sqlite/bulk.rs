@@ -3,7 +3,6 @@
 //! They resolve conflicts with ROLLBACK: SQLite then keeps no copy of each page a statement changes, in case only the statement
 //! had to be undone. It cost a seventh of all time of the writer.
 
-use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
 use sqlx::AssertSqlSafe;
@@ -59,25 +58,6 @@ impl<T> Bulk<T> {
             affected += query.execute(&mut *connection).await?.rows_affected();
         }
         Ok(affected)
-    }
-
-    /// Appends a statement for `rows` rows, of which some may be empty, to a text of several statements.
-    pub(super) fn append_to(&self, text: &mut String, rows: usize) {
-        let Self { into, conflict, .. } = self;
-        let values = self.values(rows);
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "INSERT OR ROLLBACK INTO {into} SELECT * FROM (VALUES {values}) \
-             WHERE column1 IS NOT NULL {conflict};"
-        );
-    }
-
-    /// Binds these rows and as many empty ones as `count` leaves.
-    pub(super) fn bind_padded(&self, query: Bound, rows: &[T], count: usize) -> Bound {
-        let query = rows.iter().fold(query, |query, row| (self.bind)(query, row));
-        let empty = (count - rows.len()) * self.columns;
-        (0..empty).fold(query, |query, _| query.bind(None::<i64>))
     }
 }
 

@@ -1,188 +1,243 @@
-//! One batch, one transaction.
+//! A commit is one row of the journal, whatever the batch holds: pages that are written one after the other and synced once.
 //!
-//! A small batch is a single text with all its statements, from BEGIN to COMMIT: the driver runs a connection on a thread of its
-//! own, and every statement that is asked for alone costs two wake-ups, which on a busy machine is most of the latency. There is one
-//! text per size class; rows that a class has and the batch has not are empty and filtered out. A large batch is a handful of
-//! multi-row statements.
+//! Writing a batch into its tables at once would touch a page of its own for every conversation and inbox in it, several for each
+//! message. Batches therefore wait in the journal, and in memory as [`Pending`](super::pending::Pending); [`SqliteStore::tend`] writes
+//! them into the tables between two commits, a share at a time, when thousands of rows have come together: rows of one conversation
+//! then share their pages. These transactions are not synced: until a later commit's sync has made them durable, a crash leaves
+//! journal and tables as they were.
 
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Sqlite};
+use sqlx::{Executor, Row, Sqlite};
 
-use super::super::{
-    ConversationRow, CursorRow, DeviceCursorRow, InboxRow, NewMessage, UserRow, WatermarkRow,
-};
-use super::bulk::{self, Bound, Bulk};
-use super::{Quarantined, Result, SqliteStore, Writes};
+use super::bulk;
+use super::{Name, Quarantined, Result, SqliteStore, StoreError, Writes, tables};
 
-static MESSAGES: Bulk<NewMessage> = Bulk::new(
-    "messages (app_id, conversation, seq, message_id, sender, client_msg_id, kind, payload_hash, \
-     server_time_ms, sender_inbox_seq, peer_inbox_seq, body)",
-    12,
-    "",
-    |query, row| {
-        query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.conversation))
-            .bind(row.placed.seq.cast_signed())
-            .bind(row.placed.message_id.cast_signed())
-            .bind(Arc::clone(&row.sender))
-            .bind(row.client_msg_id.to_vec())
-            .bind(row.kind)
-            .bind(row.placed.payload_hash)
-            .bind(row.placed.server_time_ms.cast_signed())
-            .bind(row.placed.sender_inbox_seq.cast_signed())
-            .bind(row.placed.peer_inbox_seq.cast_signed())
-            .bind(row.body.to_vec())
-    },
-);
-static INBOX: Bulk<InboxRow> =
-    Bulk::new("inbox (app_id, owner, inbox_seq, conversation, seq)", 5, "", |query, row| {
-        query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.owner))
-            .bind(row.inbox_seq.cast_signed())
-            .bind(Arc::clone(&row.conversation))
-            .bind(row.seq.cast_signed())
-    });
-static CONVERSATIONS: Bulk<ConversationRow> = Bulk::new(
-    "conversations (app_id, conversation, last_seq)",
-    3,
-    "ON CONFLICT DO UPDATE SET last_seq = excluded.last_seq",
-    |query, row| {
-        query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.conversation))
-            .bind(row.last_seq.cast_signed())
-    },
-);
-static INBOX_COUNTERS: Bulk<UserRow> = Bulk::new(
-    "inbox_counters (app_id, owner, last_inbox_seq)",
-    3,
-    "ON CONFLICT DO UPDATE SET last_inbox_seq = excluded.last_inbox_seq",
-    |query, row| {
-        query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.user))
-            .bind(row.last_inbox_seq.cast_signed())
-    },
-);
-static CURSORS: Bulk<CursorRow> = Bulk::new(
-    "send_cursors (app_id, conversation, sender, device, session_epoch, client_seq)",
-    6,
-    "ON CONFLICT DO UPDATE SET session_epoch = excluded.session_epoch, client_seq = excluded.client_seq",
-    |query, row| {
-        query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.conversation))
-            .bind(Arc::clone(&row.sender))
-            .bind(Arc::clone(&row.device))
-            .bind(row.session_epoch.cast_signed())
-            .bind(row.client_seq)
-    },
-);
-static WATERMARKS: Bulk<WatermarkRow> = Bulk::new(
-    "watermarks (app_id, conversation, user, delivered_seq, read_seq)",
-    5,
-    "ON CONFLICT DO UPDATE SET delivered_seq = max(delivered_seq, excluded.delivered_seq), \
-     read_seq = max(read_seq, excluded.read_seq)",
-    |query, row| {
-        query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.conversation))
-            .bind(Arc::clone(&row.user))
-            .bind(row.delivered_seq.cast_signed())
-            .bind(row.read_seq.cast_signed())
-    },
-);
-static DEVICE_CURSORS: Bulk<DeviceCursorRow> = Bulk::new(
-    "device_cursors (app_id, user, device, inbox_seq)",
-    4,
-    "ON CONFLICT DO UPDATE SET inbox_seq = max(inbox_seq, excluded.inbox_seq)",
-    |query, row| {
-        query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.user))
-            .bind(Arc::clone(&row.device))
-            .bind(row.inbox_seq.cast_signed())
-    },
-);
+/// A layer of this weight is sealed: about ten thousand messages, which a start after a crash writes in well under a second.
+const LAYER_WEIGHT: usize = 64_000;
+/// Beyond this many layers nothing more is committed until the tables have caught up.
+const LAYERS_WAITING_MAX: usize = 4;
+/// Rows of a share at least: the cost of its transaction is shared by them.
+const SHARE_ROWS_MIN: usize = 64;
+/// Layout of a row of the journal; a reader of a later version still reads this one.
+const JOURNAL_VERSION: u8 = 1;
 
-/// Size classes of small batches: a class `c` has room for `2^c` messages.
-const CLASSES: usize = 6;
-static TEXTS: [OnceLock<Arc<str>>; CLASSES] = [const { OnceLock::new() }; CLASSES];
-
-/// The smallest class with room for everything; `None`: a large batch.
-fn class(writes: &Writes) -> Option<usize> {
-    let rows = [
-        writes.messages.len(),
-        writes.inbox.len().div_ceil(2),
-        writes.conversations.len(),
-        writes.inboxes.len().div_ceil(2),
-        writes.cursors.len(),
-        writes.watermarks.len(),
-        writes.device_cursors.len(),
-    ];
-    let most = rows.into_iter().max().unwrap_or(0).max(1);
-    let class = usize::try_from(most.next_power_of_two().trailing_zeros()).ok()?;
-    // The mark comes every few seconds only.
-    (class < CLASSES && writes.worker_mark.is_none()).then_some(class)
-}
-
-/// The single text of a class, and all its values.
-fn whole(writes: &Writes, class: usize) -> Bound {
-    let rows = 1 << class;
-    let text = TEXTS[class].get_or_init(|| {
-        let mut text = "BEGIN IMMEDIATE;\n".to_owned();
-        CONVERSATIONS.append_to(&mut text, rows);
-        INBOX_COUNTERS.append_to(&mut text, 2 * rows);
-        MESSAGES.append_to(&mut text, rows);
-        INBOX.append_to(&mut text, 2 * rows);
-        CURSORS.append_to(&mut text, rows);
-        WATERMARKS.append_to(&mut text, rows);
-        DEVICE_CURSORS.append_to(&mut text, rows);
-        text.push_str("COMMIT;");
-        text.into()
-    });
-    let query = CONVERSATIONS.bind_padded(bulk::query(text), &writes.conversations, rows);
-    let query = INBOX_COUNTERS.bind_padded(query, &writes.inboxes, 2 * rows);
-    let query = MESSAGES.bind_padded(query, &writes.messages, rows);
-    let query = INBOX.bind_padded(query, &writes.inbox, 2 * rows);
-    let query = CURSORS.bind_padded(query, &writes.cursors, rows);
-    let query = WATERMARKS.bind_padded(query, &writes.watermarks, rows);
-    DEVICE_CURSORS.bind_padded(query, &writes.device_cursors, rows)
+/// A sealed layer on its way into the tables.
+#[derive(Debug)]
+pub(super) struct Applying {
+    writes: Arc<Writes>,
+    /// Rows that are there.
+    done: usize,
+    /// Weight of the open layer when a share was last written.
+    weight_then: usize,
+    last_id: i64,
 }
 
 /// The writer's connection while a transaction may be open on it. After an error, or when the caller goes away in the middle, SQLite
-/// may or may not have rolled back, and the driver's own idea of it may be wrong: the connection is then replaced, which rolls
-/// back for certain.
-struct Open(Option<PoolConnection<Sqlite>>);
+/// may or may not have committed, and the driver's own idea of it may be wrong: the connection is then replaced, which rolls back
+/// for certain, and the journal is asked.
+struct Open<'a> {
+    store: &'a SqliteStore,
+    connection: PoolConnection<Sqlite>,
+    is_done: bool,
+}
 
-impl Drop for Open {
+impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.0 {
-            connection.close_on_drop();
+        if !self.is_done {
+            self.connection.close_on_drop();
+            self.store.is_unsure.store(true, Ordering::Release);
         }
     }
 }
 
 impl SqliteStore {
-    pub(super) async fn commit(&self, writes: &Writes) -> Result<()> {
+    pub(super) async fn commit(&self, writes: Writes) -> Result<()> {
+        self.be_sure().await?;
+        if self.pending.weight() > LAYERS_WAITING_MAX * LAYER_WEIGHT {
+            self.apply_all().await?;
+        }
+        let encoded = encode(&writes)?;
         let connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
-        let mut open = Open(Some(connection));
-        let Some(connection) = &mut open.0 else { return Ok(()) };
-        let written = match class(writes) {
-            Some(class) => whole(writes, class).execute(&mut **connection).await.map(|_| ()),
-            None => write_large(connection, writes).await,
+        let mut open = Open { store: self, connection, is_done: false };
+        let unseen = match self.unseen(&writes) {
+            Ok(unseen) => unseen,
+            Err(error) => {
+                open.is_done = true;
+                return Err(error);
+            }
         };
-        written.map_err(|e| self.error(e))?;
-        open.0 = None;
-        let counters = writes.conversations.len() + writes.inboxes.len();
-        let marks = writes.cursors.len() + writes.watermarks.len();
-        self.count_rows(writes.messages.len() + writes.inbox.len() + counters + marks);
+        let id = self.last_id.load(Ordering::Relaxed) + 1;
+        let bytes = encoded.len();
+        let is_new = insert(&mut open.connection, id, encoded, &unseen, writes.worker_mark)
+            .await
+            .map_err(|e| self.error(e))?;
+        open.is_done = true;
+        if !is_new {
+            return Err(StoreError::Duplicate("a message or a place of this batch".to_owned()));
+        }
+        self.last_id.store(id, Ordering::Relaxed);
+        self.count_rows(bytes / 1024);
+        self.pending.add(id, bytes, writes);
         Ok(())
+    }
+
+    /// Refuses identities and places that are pending; returns those that the tables must be asked for.
+    fn unseen<'a>(&self, writes: &'a Writes) -> Result<Unseen<'a>> {
+        let taken = |what: String| Err(StoreError::Duplicate(what));
+        let mut unseen = Unseen::default();
+        for message in &writes.messages {
+            let identity = super::super::IdentityKey {
+                app: Arc::clone(&message.app),
+                conversation: Arc::clone(&message.conversation),
+                sender: Arc::clone(&message.sender),
+                client_msg_id: message.client_msg_id,
+            };
+            let seq = message.placed.seq;
+            if self.pending.identity(&identity).is_some() {
+                return taken(format!("a message of {}", message.sender));
+            }
+            unseen.identities.push(message);
+            match self.pending.newest_message(&message.app, &message.conversation) {
+                Some(newest) if seq <= newest => {
+                    return taken(format!("{} {seq}", message.conversation));
+                }
+                Some(_) => {}
+                None => unseen.places.push((&message.app, &message.conversation, seq)),
+            }
+        }
+        for entry in &writes.inbox {
+            match self.pending.newest_entry(&entry.app, &entry.owner) {
+                Some(newest) if entry.inbox_seq <= newest => {
+                    return taken(format!("inbox {} {}", entry.owner, entry.inbox_seq));
+                }
+                Some(_) => {}
+                None => unseen.entries.push((&entry.app, &entry.owner, entry.inbox_seq)),
+            }
+        }
+        // Rows of one conversation and of one inbox are neighbours, and dense: the first stands for all.
+        unseen.places.dedup_by_key(|(app, conversation, _)| (*app, *conversation));
+        unseen.entries.dedup_by_key(|(app, owner, _)| (*app, *owner));
+        Ok(unseen)
+    }
+
+    /// After a commit with an unknown outcome: what the journal has and the layers have not is taken in.
+    pub(super) async fn be_sure(&self) -> Result<()> {
+        if !self.is_unsure.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
+        if self.is_unsure.load(Ordering::Acquire) {
+            self.read_journal(&mut connection).await?;
+            self.is_unsure.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    async fn read_journal(&self, connection: &mut SqliteConnection) -> Result<()> {
+        let rows: Vec<(i64, Vec<u8>)> =
+            sqlx::query_as("SELECT id, batch FROM journal WHERE id > ? ORDER BY id")
+                .bind(self.last_id.load(Ordering::Relaxed))
+                .fetch_all(connection)
+                .await
+                .map_err(|e| self.error(e))?;
+        for (id, batch) in rows {
+            let writes = decode(&batch).map_err(|what| self.damaged(&what))?;
+            self.last_id.store(id, Ordering::Relaxed);
+            self.pending.add(id, batch.len(), writes);
+        }
+        Ok(())
+    }
+
+    /// At the start: what the journal holds goes into the tables. A disk without room for it is no reason not to serve what is there:
+    /// it stays in memory, and is tried again.
+    pub(super) async fn recover(&self) -> Result<()> {
+        let mut connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
+        self.read_journal(&mut connection).await?;
+        drop(connection);
+        match self.apply_all().await {
+            Err(StoreError::Unavailable(cause)) => {
+                tracing::warn!(cause, "the journal cannot be written into the tables yet");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Writes everything that is pending into the tables.
+    pub(super) async fn apply_all(&self) -> Result<()> {
+        while self.apply(usize::MAX).await? {}
+        Ok(())
+    }
+
+    /// Writes as large a share into the tables that they keep up with the commits since the last one. The share of a batch is in
+    /// proportion to its size, so no commit waits for the work of many others.
+    pub(super) async fn keep_up(&self) -> Result<()> {
+        let weight = self.pending.weight();
+        let rows = match &*self.applying.lock() {
+            Some(applying) => {
+                let since = weight.saturating_sub(applying.weight_then);
+                // A quarter more than was added: a layer is in the tables before the next one is full.
+                (applying.writes.rows() * since).div_ceil(LAYER_WEIGHT) * 5 / 4
+            }
+            None if weight >= LAYER_WEIGHT => SHARE_ROWS_MIN,
+            None => 0,
+        };
+        if rows >= SHARE_ROWS_MIN {
+            self.apply(rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes up to `rows` rows of the sealed layer, or of the open one, which is then sealed, into the tables; `false`: there are
+    /// none.
+    async fn apply(&self, rows: usize) -> Result<bool> {
+        self.be_sure().await?;
+        let connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
+        let (writes, share, last_id) = {
+            let mut applying = self.applying.lock();
+            if applying.is_none() {
+                *applying = self.pending.seal().map(|(writes, last_id)| Applying {
+                    writes: Arc::new(writes),
+                    done: 0,
+                    weight_then: 0,
+                    last_id,
+                });
+            }
+            let Some(Applying { writes, done, last_id, .. }) = &*applying else { return Ok(false) };
+            let end = done.saturating_add(rows).min(writes.rows());
+            (Arc::clone(writes), *done..end, *last_id)
+        };
+        let is_last = share.end == writes.rows();
+        let mut open = Open { store: self, connection, is_done: false };
+        let written = async {
+            let connection = &mut *open.connection;
+            connection.execute("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").await?;
+            tables::write(connection, &writes, share.clone()).await?;
+            if is_last {
+                sqlx::query("DELETE FROM journal WHERE id <= ?")
+                    .bind(last_id)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+            connection.execute("COMMIT; PRAGMA synchronous = FULL").await
+        };
+        written.await.map_err(|e| self.error(e))?;
+        open.is_done = true;
+        self.count_rows(share.len());
+        let mut applying = self.applying.lock();
+        if is_last {
+            *applying = None;
+            self.pending.drop_sealed();
+        } else if let Some(applying) = &mut *applying {
+            applying.done = share.end;
+            applying.weight_then = self.pending.weight();
+        }
+        Ok(true)
     }
 
     pub(super) async fn quarantine(&self, entry: &Quarantined) -> Result<()> {
@@ -214,24 +269,100 @@ impl SqliteStore {
     }
 }
 
-async fn write_large(connection: &mut SqliteConnection, writes: &Writes) -> sqlx::Result<()> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    CONVERSATIONS.run(&mut transaction, &writes.conversations).await?;
-    INBOX_COUNTERS.run(&mut transaction, &writes.inboxes).await?;
-    MESSAGES.run(&mut transaction, &writes.messages).await?;
-    INBOX.run(&mut transaction, &writes.inbox).await?;
-    CURSORS.run(&mut transaction, &writes.cursors).await?;
-    WATERMARKS.run(&mut transaction, &writes.watermarks).await?;
-    DEVICE_CURSORS.run(&mut transaction, &writes.device_cursors).await?;
-    if let Some((worker_id, until_ms)) = writes.worker_mark {
-        sqlx::query(
-            "INSERT INTO worker_marks (worker_id, until_ms) VALUES (?, ?) \
-             ON CONFLICT DO UPDATE SET until_ms = max(until_ms, excluded.until_ms)",
-        )
+/// What a commit asks the tables for: none of it may exist.
+#[derive(Debug, Default)]
+struct Unseen<'a> {
+    identities: Vec<&'a super::super::NewMessage>,
+    places: Vec<(&'a Name, &'a Name, u64)>,
+    entries: Vec<(&'a Name, &'a Name, u64)>,
+}
+
+/// Adds a batch to the journal in a transaction of its own; `false`: something in it exists, and nothing was written.
+///
+/// It is one text with all its statements, from BEGIN to COMMIT: the driver runs a connection on a thread of its own, and every
+/// statement that is asked for alone costs two wake-ups, which on a busy machine is most of the latency. There is one text per size
+/// class; keys that a class has room for and the batch has not are empty, and match nothing.
+async fn insert(
+    connection: &mut SqliteConnection,
+    id: i64,
+    batch: Vec<u8>,
+    unseen: &Unseen<'_>,
+    worker_mark: Option<(u16, u64)>,
+) -> sqlx::Result<bool> {
+    static TEXTS: [OnceLock<Arc<str>>; 16] = [const { OnceLock::new() }; 16];
+    let most = unseen.identities.len().max(unseen.places.len()).max(unseen.entries.len() / 2);
+    let class = most.max(1).next_power_of_two().trailing_zeros();
+    let room = 1 << class;
+    let text = match TEXTS.get(class as usize) {
+        Some(text) => Arc::clone(text.get_or_init(|| text_of(room))),
+        None => text_of(room),
+    };
+    let (worker_id, until_ms) = worker_mark.unzip();
+    let mut query = bulk::query(&text)
         .bind(worker_id)
-        .bind(until_ms.cast_signed())
-        .execute(&mut *transaction)
-        .await?;
+        .bind(until_ms.map(u64::cast_signed))
+        .bind(id)
+        .bind(batch);
+    for row in &unseen.identities {
+        query = query
+            .bind(Arc::clone(&row.app))
+            .bind(Arc::clone(&row.conversation))
+            .bind(Arc::clone(&row.sender))
+            .bind(row.client_msg_id.to_vec());
     }
-    transaction.commit().await
+    query = (4 * unseen.identities.len()..4 * room).fold(query, |query, _| query.bind(None::<i64>));
+    for (keys, room) in [(&unseen.places, room), (&unseen.entries, 2 * room)] {
+        for (app, name, number) in keys {
+            query = query.bind(Arc::clone(app)).bind(Arc::clone(name)).bind(number.cast_signed());
+        }
+        query = (3 * keys.len()..3 * room).fold(query, |query, _| query.bind(None::<i64>));
+    }
+    let inserted = query.fetch_all(connection).await?;
+    debug_assert!(inserted.iter().all(|row| row.get::<i64, _>(0) == id), "our own row");
+    Ok(!inserted.is_empty())
+}
+
+fn text_of(room: usize) -> Arc<str> {
+    let values = |columns: usize, rows: usize| {
+        let row = format!("({})", vec!["?"; columns].join(","));
+        vec![row; rows].join(",")
+    };
+    let mut text = "BEGIN IMMEDIATE;\n\
+        INSERT OR ROLLBACK INTO worker_marks (worker_id, until_ms) \
+        SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL \
+        ON CONFLICT DO UPDATE SET until_ms = max(until_ms, excluded.until_ms);\n\
+        INSERT OR ROLLBACK INTO journal (id, batch) SELECT ?, ? WHERE"
+        .to_owned();
+    // Writing to a string does not fail.
+    let _ = write!(
+        text,
+        " NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN messages m INDEXED BY messages_identity \
+         WHERE m.app_id = k.column1 AND m.conversation = k.column2 AND m.sender = k.column3 AND m.client_msg_id = k.column4) \
+         AND NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN messages m \
+         WHERE m.app_id = k.column1 AND m.conversation = k.column2 AND m.seq = k.column3) \
+         AND NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN inbox i \
+         WHERE i.app_id = k.column1 AND i.owner = k.column2 AND i.inbox_seq = k.column3) \
+         RETURNING id;\nCOMMIT;",
+        values(4, room),
+        values(3, room),
+        values(3, 2 * room),
+    );
+    text.into()
+}
+
+fn encode(writes: &Writes) -> Result<Vec<u8>> {
+    let encoded = postcard::to_extend(writes, vec![JOURNAL_VERSION]);
+    encoded.map_err(|e| StoreError::Refused(format!("a batch cannot be written: {e}")))
+}
+
+fn decode(batch: &[u8]) -> std::result::Result<Writes, String> {
+    match batch.split_first() {
+        Some((&JOURNAL_VERSION, rest)) => {
+            postcard::from_bytes(rest).map_err(|e| format!("journal: {e}"))
+        }
+        Some((version, _)) => {
+            Err(format!("journal of version {version}, written by a newer Roost"))
+        }
+        None => Err("journal: an empty batch".to_owned()),
+    }
 }

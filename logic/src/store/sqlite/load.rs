@@ -1,5 +1,7 @@
 //! What a batch needs: one statement per table, keys as one JSON array. Most batches load little: the worker remembers.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{FromRow, Row};
@@ -10,7 +12,7 @@ use super::{LoadKeys, Loaded, Name, Result, SqliteStore, StoreError};
 const CONVERSATIONS: &str = "SELECT t.app_id, t.conversation, t.last_seq \
     FROM json_each(?1) k CROSS JOIN conversations t \
     WHERE t.app_id = k.value ->> 0 AND t.conversation = k.value ->> 1";
-const USERS: &str = "SELECT t.app_id, t.user, coalesce(c.last_inbox_seq, 0) \
+const USERS: &str = "SELECT k.key, t.app_id, t.user, coalesce(c.last_inbox_seq, 0) \
     FROM json_each(?1) k CROSS JOIN users t \
     LEFT JOIN inbox_counters c ON c.app_id = t.app_id AND c.owner = t.user \
     WHERE t.app_id = k.value ->> 0 AND t.user = k.value ->> 1";
@@ -29,40 +31,84 @@ const IDENTITIES: &str = "SELECT t.app_id, t.conversation, t.sender, t.client_ms
 
 impl SqliteStore {
     pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
+        self.be_sure().await?;
         let mut loaded = Loaded::default();
-        if !keys.conversations.is_empty() {
-            let rows = keys.conversations.iter().map(|(a, b)| [a, b]);
-            loaded.conversations = self.rows(CONVERSATIONS, rows, conversation).await?;
+        let mut asked = Vec::new();
+        for (app, conversation) in &keys.conversations {
+            match self.pending.last_seq(app, conversation) {
+                Some(last_seq) => loaded.conversations.push(ConversationRow {
+                    app: Arc::clone(app),
+                    conversation: Arc::clone(conversation),
+                    last_seq,
+                }),
+                None => asked.push([app, conversation]),
+            }
         }
-        if !keys.users.is_empty() {
-            let rows = keys.users.iter().map(|(a, b)| [a, b]);
-            loaded.users = self.rows(USERS, rows, user).await?;
+        loaded.conversations.extend(self.rows(CONVERSATIONS, asked, conversation).await?);
+
+        // Users are in their table only; where their inboxes are may be newer here.
+        let counters: Vec<_> =
+            keys.users.iter().map(|(app, user)| self.pending.last_inbox_seq(app, user)).collect();
+        let asked = keys.users.iter().map(|(a, b)| [a, b]).collect();
+        for (index, mut row) in self.rows(USERS, asked, user).await? {
+            if let Some(last_inbox_seq) = counters.get(index).copied().flatten() {
+                row.last_inbox_seq = last_inbox_seq;
+            }
+            loaded.users.push(row);
         }
-        if !keys.cursors.is_empty() {
-            let rows = keys.cursors.iter().map(|(a, b, c, d)| [a, b, c, d]);
-            loaded.cursors = self.rows(CURSORS, rows, cursor).await?;
+
+        let mut asked = Vec::new();
+        for (app, conversation, sender, device) in &keys.cursors {
+            match self.pending.cursor(app, conversation, sender, device) {
+                Some(cursor) => loaded.cursors.push(cursor),
+                None => asked.push([app, conversation, sender, device]),
+            }
         }
-        if !keys.watermarks.is_empty() {
-            let rows = keys.watermarks.iter().map(|(a, b, c)| [a, b, c]);
-            loaded.watermarks = self.rows(WATERMARKS, rows, watermark).await?;
+        loaded.cursors.extend(self.rows(CURSORS, asked, cursor).await?);
+
+        let asked = keys.watermarks.iter().map(|(a, b, c)| [a, b, c]).collect();
+        let pending = keys.watermarks.iter().filter_map(|(app, conversation, user)| {
+            let rows = self.pending.watermarks(app, conversation);
+            rows.into_iter().find(|row| row.user == *user)
+        });
+        let pending: Vec<_> = pending.collect();
+        loaded.watermarks = self.rows(WATERMARKS, asked, watermark).await?;
+        for row in pending {
+            let is_it = |w: &&mut WatermarkRow| {
+                (&w.app, &w.conversation, &w.user) == (&row.app, &row.conversation, &row.user)
+            };
+            match loaded.watermarks.iter_mut().find(is_it) {
+                Some(known) => known.raise(&row),
+                None => loaded.watermarks.push(row),
+            }
         }
-        if !keys.identities.is_empty() {
-            let hex = |id: [u8; 16]| Name::from(format!("{:032x}", u128::from_be_bytes(id)));
-            let rows = keys.identities.iter().map(|k| {
-                [k.app.clone(), k.conversation.clone(), k.sender.clone(), hex(k.client_msg_id)]
-            });
-            loaded.identities = self.rows(IDENTITIES, rows, identity).await?;
+
+        let mut asked = Vec::new();
+        for key in &keys.identities {
+            match self.pending.identity(key) {
+                Some(placed) => loaded.identities.push((key.clone(), placed)),
+                None => asked.push([
+                    Arc::clone(&key.app),
+                    Arc::clone(&key.conversation),
+                    Arc::clone(&key.sender),
+                    format!("{:032x}", u128::from_be_bytes(key.client_msg_id)).into(),
+                ]),
+            }
         }
+        loaded.identities.extend(self.rows(IDENTITIES, asked, identity).await?);
         Ok(loaded)
     }
 
     async fn rows<T, const N: usize, K: AsRef<str>>(
         &self,
         statement: &'static str,
-        keys: impl Iterator<Item = [K; N]>,
+        keys: Vec<[K; N]>,
         read: fn(&SqliteRow) -> sqlx::Result<T>,
     ) -> Result<Vec<T>> {
-        let keys: Vec<Key<K, N>> = keys.map(Key).collect();
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<Key<K, N>> = keys.into_iter().map(Key).collect();
         let json = serde_json::to_string(&keys).map_err(|e| StoreError::Refused(e.to_string()))?;
         let rows = fetch(&self.readers, statement, json).await.map_err(|e| self.error(e))?;
         rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(|e| self.error(e))
@@ -72,16 +118,18 @@ impl SqliteStore {
         const POSITIONS: &str = "SELECT k.key, c.last_inbox_seq \
             FROM json_each(?1) k CROSS JOIN inbox_counters c \
             WHERE c.app_id = k.value ->> 0 AND c.owner = k.value ->> 1";
-        let mut positions = vec![0; owners.len()];
-        let rows = owners.iter().map(|(a, b)| [a, b]);
+        self.be_sure().await?;
+        let pending = owners.iter().map(|(app, owner)| self.pending.last_inbox_seq(app, owner));
+        let mut positions: Vec<Option<u64>> = pending.collect();
+        let rows = owners.iter().map(|(a, b)| [a, b]).collect();
         let found: Vec<(i64, i64)> =
             self.rows(POSITIONS, rows, |row| <(i64, i64)>::from_row(row)).await?;
-        for (index, position) in found {
-            if let Some(slot) = usize::try_from(index).ok().and_then(|i| positions.get_mut(i)) {
-                *slot = position.cast_unsigned();
+        for (key, position) in found {
+            if let Some(slot) = positions.get_mut(index(key)) {
+                slot.get_or_insert(position.cast_unsigned());
             }
         }
-        Ok(positions)
+        Ok(positions.into_iter().map(Option::unwrap_or_default).collect())
     }
 }
 
@@ -129,8 +177,15 @@ fn conversation(row: &SqliteRow) -> sqlx::Result<ConversationRow> {
     })
 }
 
-fn user(row: &SqliteRow) -> sqlx::Result<UserRow> {
-    Ok(UserRow { app: name(row, 0)?, user: name(row, 1)?, last_inbox_seq: number(row, 2)? })
+/// With the index of its key.
+fn user(row: &SqliteRow) -> sqlx::Result<(usize, UserRow)> {
+    let user = UserRow { app: name(row, 1)?, user: name(row, 2)?, last_inbox_seq: number(row, 3)? };
+    Ok((index(row.try_get(0)?), user))
+}
+
+/// Of a key in the array that was asked.
+fn index(key: i64) -> usize {
+    usize::try_from(key).unwrap_or(usize::MAX)
 }
 
 fn cursor(row: &SqliteRow) -> sqlx::Result<CursorRow> {

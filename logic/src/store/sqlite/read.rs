@@ -4,6 +4,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::load::{client_msg_id, number, watermark};
+use super::pending::raise;
 use super::{
     HistoryRange, HistoryRows, InboxMessage, Result, SqliteStore, StoredMessage, WatermarkRow,
 };
@@ -26,6 +27,8 @@ impl SqliteStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<InboxMessage>> {
+        self.be_sure().await?;
+        let pending = self.pending.inbox(app, owner, after, limit);
         let rows = sqlx::query(INBOX)
             .bind(app)
             .bind(owner)
@@ -34,10 +37,18 @@ impl SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.error(e))?;
-        rows.iter()
+        let page: sqlx::Result<Vec<InboxMessage>> = rows
+            .iter()
             .map(|row| Ok(InboxMessage { inbox_seq: number(row, 8)?, message: message(row)? }))
-            .collect::<sqlx::Result<_>>()
-            .map_err(|e| self.error(e))
+            .collect();
+        let mut page = page.map_err(|e| self.error(e))?;
+        let stored = page.last().map_or(after, |last| last.inbox_seq);
+        let rest = pending.into_iter().filter(|(inbox_seq, _)| *inbox_seq > stored);
+        let room = limit - page.len();
+        page.extend(
+            rest.take(room).map(|(inbox_seq, row)| InboxMessage { inbox_seq, message: row.into() }),
+        );
+        Ok(page)
     }
 
     pub(super) async fn history(
@@ -46,28 +57,57 @@ impl SqliteStore {
         conversation: &str,
         range: HistoryRange,
     ) -> Result<Option<HistoryRows>> {
-        let counter =
-            sqlx::query("SELECT last_seq FROM conversations WHERE app_id = ? AND conversation = ?")
-                .bind(app)
-                .bind(conversation)
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(|e| self.error(e))?;
-        let Some(counter) = counter else { return Ok(None) };
+        self.be_sure().await?;
+        let before = if range.before == 0 { u64::MAX } else { range.before };
+        let pending = self.pending.history(
+            (app, conversation),
+            (range.after, before),
+            range.limit,
+            range.newest_first,
+        );
+        let last_seq = match self.pending.last_seq(app, conversation) {
+            Some(last_seq) => last_seq,
+            None => match self.last_seq(app, conversation).await? {
+                Some(last_seq) => last_seq,
+                None => return Ok(None),
+            },
+        };
         let statement = if range.newest_first { NEWEST_FIRST } else { OLDEST_FIRST };
-        let before = if range.before == 0 { i64::MAX } else { position(range.before) };
         let rows = sqlx::query(statement)
             .bind(app)
             .bind(conversation)
             .bind(position(range.after))
-            .bind(before)
+            .bind(position(before))
             .bind(count(range.limit))
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.error(e))?;
-        let messages: sqlx::Result<Vec<_>> = rows.iter().map(message).collect();
-        let last_seq = number(&counter, 0).map_err(|e| self.error(e))?;
-        Ok(Some((last_seq, messages.map_err(|e| self.error(e))?)))
+        let stored: sqlx::Result<Vec<StoredMessage>> = rows.iter().map(message).collect();
+        let stored = stored.map_err(|e| self.error(e))?;
+        let pending: Vec<StoredMessage> = pending.into_iter().map(StoredMessage::from).collect();
+        // The older ones are in the tables; some may be seen in both.
+        let mut page = if range.newest_first {
+            let oldest = pending.last().map_or(u64::MAX, |m| m.seq);
+            pending.into_iter().chain(stored.into_iter().filter(|m| m.seq < oldest)).collect()
+        } else {
+            let newest = stored.last().map_or(0, |m| m.seq);
+            let rest = pending.into_iter().filter(|m| m.seq > newest);
+            stored.into_iter().chain(rest).collect::<Vec<_>>()
+        };
+        page.truncate(range.limit);
+        Ok(Some((last_seq, page)))
+    }
+
+    async fn last_seq(&self, app: &str, conversation: &str) -> Result<Option<u64>> {
+        let row: Option<(i64,)> = sqlx::query_as(
+            "SELECT last_seq FROM conversations WHERE app_id = ? AND conversation = ?",
+        )
+        .bind(app)
+        .bind(conversation)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|e| self.error(e))?;
+        Ok(row.map(|(last_seq,)| last_seq.cast_unsigned()))
     }
 
     pub(super) async fn watermarks(
@@ -75,16 +115,22 @@ impl SqliteStore {
         app: &str,
         conversation: &str,
     ) -> Result<Vec<WatermarkRow>> {
+        self.be_sure().await?;
+        let pending = self.pending.watermarks(app, conversation);
         let rows = sqlx::query(
             "SELECT app_id, conversation, user, delivered_seq, read_seq FROM watermarks \
-             WHERE app_id = ? AND conversation = ? ORDER BY user",
+             WHERE app_id = ? AND conversation = ?",
         )
         .bind(app)
         .bind(conversation)
         .fetch_all(&self.readers)
         .await
         .map_err(|e| self.error(e))?;
-        rows.iter().map(watermark).collect::<sqlx::Result<_>>().map_err(|e| self.error(e))
+        let stored: sqlx::Result<Vec<_>> = rows.iter().map(watermark).collect();
+        let mut merged = stored.map_err(|e| self.error(e))?;
+        pending.into_iter().for_each(|row| raise(&mut merged, row));
+        merged.sort_unstable();
+        Ok(merged)
     }
 }
 

@@ -31,7 +31,7 @@ struct Faulty {
 }
 
 impl Store for Faulty {
-    fn commit<'a>(&'a self, writes: &'a Writes) -> BoxFuture<'a, Result<()>> {
+    fn commit(&self, writes: Writes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             if self.plan.is_full.load(Ordering::Relaxed) {
                 return Err(StoreError::Unavailable("database or disk is full".to_owned()));
