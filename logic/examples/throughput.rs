@@ -30,6 +30,10 @@ use roost_protocol::limits::HEADER_BYTES;
 use roost_protocol::topology::Partition;
 use roost_protocol::{ClientMsgId, Encoder, FrameKind};
 
+/// As in the `roost` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const GATEWAY: &str = "gw-1";
 const TICK: Duration = Duration::from_millis(1);
 

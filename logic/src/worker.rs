@@ -30,6 +30,7 @@ use roost_membership::SharedRoutes;
 use roost_protocol::RefusalCode;
 use roost_protocol::envelope::InboundBatch;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::ids::MessageIds;
@@ -87,6 +88,7 @@ pub(crate) struct Worker {
     kept: VecDeque<Body>,
     is_store_down: bool,
     published: mpsc::Sender<Published>,
+    tending: Option<JoinHandle<()>>,
     reads: Arc<Semaphore>,
     reads_waiting: Arc<Semaphore>,
 }
@@ -123,6 +125,9 @@ impl Worker {
                 }
             }
         }
+        if let Some(tending) = worker.tending.take() {
+            let _ = tending.await;
+        }
         drop(worker);
         let _ = publisher.await;
     }
@@ -145,6 +150,7 @@ impl Worker {
             kept: VecDeque::new(),
             is_store_down: false,
             published,
+            tending: None,
             reads: Arc::new(Semaphore::new(READS_AT_WORK_MAX)),
             reads_waiting: Arc::new(Semaphore::new(READS_WAITING_MAX)),
         }
@@ -174,9 +180,21 @@ impl Worker {
             };
         }
         self.work(bodies).await;
-        if let Err(error) = self.store.tend().await {
-            tracing::warn!(%error, "checkpoint failed");
+        self.tend().await;
+    }
+
+    /// Housekeeping of the store goes on while the next batch is taken and handled; only the next commit may have to wait for it.
+    async fn tend(&mut self) {
+        if let Some(tending) = self.tending.take() {
+            // The task does not panic and is not aborted.
+            let _ = tending.await;
         }
+        let store = Arc::clone(&self.store);
+        self.tending = Some(tokio::spawn(async move {
+            if let Err(error) = store.tend().await {
+                tracing::warn!(%error, "housekeeping of the database failed");
+            }
+        }));
     }
 
     async fn work(&mut self, bodies: Vec<Body>) {

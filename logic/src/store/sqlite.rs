@@ -328,3 +328,6 @@ impl Store for SqliteStore {
         Box::pin(self.revoke_family(family, now_ms))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 
-/// Rows of the longest statement: a full batch takes a few of them, and few hundred texts exist in all.
-pub(super) const CHUNK_ROWS: usize = 64;
+/// Statements have 1, 2, 4, ... rows, this many different ones: few texts exist, and few statements write many rows.
+const SIZES: usize = 9;
 
 pub(super) type Bound = Query<'static, Sqlite, SqliteArguments>;
 
@@ -23,7 +23,7 @@ pub(super) struct Bulk<T> {
     conflict: &'static str,
     /// Binds `columns` values of one row.
     bind: fn(Bound, &T) -> Bound,
-    texts: [OnceLock<Arc<str>>; CHUNK_ROWS],
+    texts: [OnceLock<Arc<str>>; SIZES],
 }
 
 impl<T> Bulk<T> {
@@ -33,32 +33,37 @@ impl<T> Bulk<T> {
         conflict: &'static str,
         bind: fn(Bound, &T) -> Bound,
     ) -> Self {
-        Self { into, columns, conflict, bind, texts: [const { OnceLock::new() }; CHUNK_ROWS] }
+        Self { into, columns, conflict, bind, texts: [const { OnceLock::new() }; SIZES] }
     }
 
-    fn values(&self, rows: usize) -> String {
-        let row = format!("({})", vec!["?"; self.columns].join(","));
-        vec![row; rows].join(",")
-    }
-
-    /// Writes all rows, a chunk at a time.
+    /// Writes all rows.
     pub(super) async fn run(
         &self,
         connection: &mut SqliteConnection,
         rows: &[T],
     ) -> sqlx::Result<u64> {
         let mut affected = 0;
-        for chunk in rows.chunks(CHUNK_ROWS) {
-            let text = self.texts[chunk.len() - 1].get_or_init(|| {
-                let Self { into, conflict, .. } = self;
-                let values = self.values(chunk.len());
+        let mut rest = rows;
+        while let Some(size) = rest.len().checked_ilog2() {
+            let size = (size as usize).min(SIZES - 1);
+            let (chunk, after) = rest.split_at(1 << size);
+            let text = self.texts[size].get_or_init(|| {
+                let Self { into, columns, conflict, .. } = self;
+                let values = values(*columns, chunk.len());
                 format!("INSERT OR ROLLBACK INTO {into} VALUES {values} {conflict}").into()
             });
             let query = chunk.iter().fold(query(text), |query, row| (self.bind)(query, row));
             affected += query.execute(&mut *connection).await?.rows_affected();
+            rest = after;
         }
         Ok(affected)
     }
+}
+
+/// `(?,?),(?,?)`
+pub(super) fn values(columns: usize, rows: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(","));
+    vec![row; rows].join(",")
 }
 
 /// A query of a text that was made here, of constants and placeholders.

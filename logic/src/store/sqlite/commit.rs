@@ -14,6 +14,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Executor, Row, Sqlite};
 
+use super::super::{IdentityKey, NewMessage};
 use super::bulk;
 use super::{Name, Quarantined, Result, SqliteStore, StoreError, Writes, tables};
 
@@ -22,7 +23,7 @@ const LAYER_WEIGHT: usize = 64_000;
 /// Beyond this many layers nothing more is committed until the tables have caught up.
 const LAYERS_WAITING_MAX: usize = 4;
 /// Rows of a share at least: the cost of its transaction is shared by them.
-const SHARE_ROWS_MIN: usize = 64;
+const SHARE_ROWS_MIN: usize = 256;
 /// Layout of a row of the journal; a reader of a later version still reads this one.
 const JOURNAL_VERSION: u8 = 1;
 
@@ -91,7 +92,7 @@ impl SqliteStore {
         let taken = |what: String| Err(StoreError::Duplicate(what));
         let mut unseen = Unseen::default();
         for message in &writes.messages {
-            let identity = super::super::IdentityKey {
+            let identity = IdentityKey {
                 app: Arc::clone(&message.app),
                 conversation: Arc::clone(&message.conversation),
                 sender: Arc::clone(&message.sender),
@@ -195,7 +196,7 @@ impl SqliteStore {
 
     /// Writes up to `rows` rows of the sealed layer, or of the open one, which is then sealed, into the tables; `false`: there are
     /// none.
-    async fn apply(&self, rows: usize) -> Result<bool> {
+    pub(super) async fn apply(&self, rows: usize) -> Result<bool> {
         self.be_sure().await?;
         let connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
         let (writes, share, last_id) = {
@@ -272,7 +273,7 @@ impl SqliteStore {
 /// What a commit asks the tables for: none of it may exist.
 #[derive(Debug, Default)]
 struct Unseen<'a> {
-    identities: Vec<&'a super::super::NewMessage>,
+    identities: Vec<&'a NewMessage>,
     places: Vec<(&'a Name, &'a Name, u64)>,
     entries: Vec<(&'a Name, &'a Name, u64)>,
 }
@@ -323,10 +324,6 @@ async fn insert(
 }
 
 fn text_of(room: usize) -> Arc<str> {
-    let values = |columns: usize, rows: usize| {
-        let row = format!("({})", vec!["?"; columns].join(","));
-        vec![row; rows].join(",")
-    };
     let mut text = "BEGIN IMMEDIATE;\n\
         INSERT OR ROLLBACK INTO worker_marks (worker_id, until_ms) \
         SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL \
@@ -343,9 +340,9 @@ fn text_of(room: usize) -> Arc<str> {
          AND NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN inbox i \
          WHERE i.app_id = k.column1 AND i.owner = k.column2 AND i.inbox_seq = k.column3) \
          RETURNING id;\nCOMMIT;",
-        values(4, room),
-        values(3, room),
-        values(3, 2 * room),
+        bulk::values(4, room),
+        bulk::values(3, room),
+        bulk::values(3, 2 * room),
     );
     text.into()
 }
