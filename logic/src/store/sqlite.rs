@@ -1,5 +1,7 @@
 //! The embedded store: one SQLite file in WAL mode with `synchronous=FULL`.
 //!
+//! A batch is committed as one row of a journal and written into its tables later: see `commit.rs`.
+//!
 //! One connection writes, in a pool of one so that workers and the HTTP server queue fairly; a few others read. The WAL is
 //! not checkpointed inside a commit: a background connection moves most of it, and [`SqliteStore::tend`] finishes the small
 //! rest between two batches, so that the log starts over and no commit waits for it.
@@ -41,11 +43,11 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITER_CACHE_KIB: u32 = 128 * 1024;
 /// Page cache of each reader.
 const READER_CACHE_KIB: u32 = 16 * 1024;
-/// A batch dirties one page per conversation and inbox it touches, and the WAL takes whole pages: not larger than needed.
+/// A share dirties a page of each conversation and inbox it touches, and the WAL takes whole pages: not larger than needed.
 const PAGE_BYTES: u32 = 4096;
-/// Rows written between two checkpoints: a hot page is copied once, however often it was written since the last; about 200 MiB
-/// of WAL when batches are small, which a start after a crash reads in well under a second.
-const CHECKPOINT_ROWS: u64 = 80_000;
+/// What is written between two checkpoints, in rows. A share of a layer writes each page once, so waiting longer would save little,
+/// and a long sync of the database file holds up the short ones of the log.
+const CHECKPOINT_ROWS: u64 = 20_000;
 /// The WAL file is cut to this when it starts over: writing over blocks that exist is cheaper than growing a file.
 const WAL_BYTES_KEPT: u32 = 256 * 1024 * 1024;
 /// Files up to this size are checked completely at start.
@@ -201,7 +203,7 @@ impl SqliteStore {
         }
     }
 
-    /// Counts rows towards the next checkpoint.
+    /// Counts what was written, in rows, towards the next checkpoint.
     fn count_rows(&self, rows: usize) {
         self.rows_since_checkpoint.fetch_add(rows as u64, Ordering::Relaxed);
     }
