@@ -125,7 +125,7 @@ pub struct Tuning {
     pub reconnect_delay: Duration,
     /// Largest upper bound of a reconnect delay.
     pub reconnect_delay_max: Duration,
-    /// A session that lived this long resets the reconnect delay.
+    /// A session that lived this long resets the reconnect delay; one that lost its socket without a CLOSE does at any age.
     pub stable_session: Duration,
     /// Messages the send queue holds.
     pub send_queue_max: usize,

@@ -139,7 +139,7 @@ pub(crate) struct Link {
     address_at: usize,
     redirect: Option<Arc<str>>,
     redirects: u8,
-    /// Failures in a row.
+    /// Failures in a row: connections without a session, and sessions that ended soon for another reason than a lost socket.
     attempts: u32,
 }
 
@@ -249,7 +249,7 @@ impl Link {
         tuning: &Tuning,
         rng: &mut fastrand::Rng,
     ) -> NextStep {
-        let (leave_at, by_resume) = self.leave_behind(now, tuning);
+        let (leave_at, by_resume) = self.leave_behind(now, reason, tuning);
         let next = match reason {
             Disconnect::OtherUser(_) | Disconnect::Closed => NextStep::Stopped,
             Disconnect::Redirected(address) if self.redirects < tuning.redirects_max => {
@@ -299,11 +299,20 @@ impl Link {
     }
 
     /// What the ending connection leaves: when GO_AWAY allowed to come back, and whether CONNECT used a resume token.
-    fn leave_behind(&mut self, now: Instant, tuning: &Tuning) -> (Option<Instant>, bool) {
+    fn leave_behind(
+        &mut self,
+        now: Instant,
+        reason: &Disconnect,
+        tuning: &Tuning,
+    ) -> (Option<Instant>, bool) {
         self.decoder = Decoder::new();
         match &self.state {
             State::Online(session) => {
-                if now.saturating_duration_since(session.began) >= tuning.stable_session {
+                let was_stable =
+                    now.saturating_duration_since(session.began) >= tuning.stable_session;
+                // A session that only lost its socket had succeeded: the server, or the way to it, went away, and is tried
+                // soon. One that was refused or faulty as soon as it began may be so again.
+                if was_stable || *reason == Disconnect::Lost {
                     self.attempts = 0;
                 }
                 (session.leave_at, false)
@@ -373,5 +382,55 @@ impl Link {
                 Some(others.into_iter().flatten().fold(ping, Instant::min))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roost_protocol::UserId;
+
+    use super::*;
+
+    /// Sessions that each end after a second for `reason`: the upper bound of the waits between them, in seconds.
+    #[track_caller]
+    fn check(reason: &Disconnect, wait_max_s: std::ops::RangeInclusive<u64>) {
+        let mut config = Config::new("alice", "phone", "server:7401", 1);
+        config.token = Some("token".to_owned());
+        let tuning = Tuning::default();
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut link = Link::new(&mut config);
+        let connected = Connected {
+            session_epoch: 1,
+            user_id: UserId::new("alice").unwrap(),
+            gateway: "gw",
+            resume_token: "resume",
+            server_time_ms: 0,
+            heartbeat_interval_ms: 240_000,
+            idle_timeout_ms: 300_000,
+            inflight_sends_max: 64,
+            frame_bytes_max: 65_536,
+            body_bytes_max: 16_384,
+        };
+        let mut now = Instant::now();
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            assert!(link.begin_connect(now, &tuning).is_some());
+            link.on_socket_open(now, &tuning);
+            link.on_connected(now, &connected, &mut rng);
+            now += Duration::from_secs(1);
+            let next = link.end(now, reason, Duration::ZERO, &tuning, &mut rng);
+            let NextStep::Reconnect(at) = next else { panic!("{next:?}") };
+            longest = longest.max(at - now);
+            now = at;
+        }
+        assert!(wait_max_s.contains(&longest.as_secs()), "{longest:?}");
+    }
+
+    #[test]
+    fn a_server_that_was_lost_is_tried_again_soon_one_that_closes_is_not() {
+        check(&Disconnect::Lost, 0..=0);
+        let reason = CloseReason::RateLimited;
+        check(&Disconnect::ByServer { reason, detail: "".into() }, 15..=29);
+        check(&Disconnect::Protocol(CloseReason::BadPayload), 15..=29);
     }
 }

@@ -100,7 +100,10 @@ impl SendQueue {
         for entry in &mut self.entries {
             entry.state = EntryState::Waiting { client_seq: 0 };
             entry.attempts = 0;
-            conversations[entry.conversation].next_client_seq = 1;
+        }
+        // Of all conversations, also those in which nothing waits: their next message is the session's first.
+        for conversation in conversations.iter_mut() {
+            conversation.next_client_seq = 1;
         }
         self.in_flight = 0;
         self.abandoned.clear();
@@ -300,5 +303,39 @@ impl SendQueue {
         if self.entries.is_empty() && self.entries.capacity() > 16 {
             self.entries.shrink_to(4);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roost_protocol::ConversationId;
+
+    use super::*;
+
+    #[test]
+    fn a_new_session_counts_from_one_also_where_nothing_waited() {
+        let (mut queue, mut conversations) = (SendQueue::default(), Conversations::default());
+        let (tuning, now) = (Tuning::default(), Instant::now());
+        let mut rng = fastrand::Rng::with_seed(1);
+        let chat = conversations.index_of(ConversationId::parse("s:alice:bob").unwrap());
+        let mut correlation = 0;
+        let mut send = |queue: &mut SendQueue, conversations: &mut Conversations, n: u8| {
+            queue.push(ClientMsgId([n; 16]), chat, MessageKind::TEXT, Bytes::new());
+            let mut next = || {
+                correlation += 1;
+                correlation
+            };
+            let sent = queue.next_transmission(now, 8, conversations, &mut next).unwrap();
+            queue.on_transmitted(now, sent, &tuning, &mut rng);
+            sent.client_seq
+        };
+        queue.begin_session(&mut conversations);
+        assert_eq!(send(&mut queue, &mut conversations, 1), 1);
+        assert_eq!(send(&mut queue, &mut conversations, 2), 2);
+        for n in [1, 2] {
+            queue.remove(ClientMsgId([n; 16])).unwrap();
+        }
+        queue.begin_session(&mut conversations);
+        assert_eq!(send(&mut queue, &mut conversations, 3), 1);
     }
 }
