@@ -18,7 +18,7 @@ use crate::environment::Environment;
 use crate::http::HttpClient;
 use crate::options::Common;
 use crate::report;
-use crate::run::{Outcome, Run, Second};
+use crate::run::{Run, Second};
 use crate::server_watch::{MachineCounters, ServerWatch};
 use crate::slo;
 
@@ -127,7 +127,7 @@ impl Stage {
     }
 
     /// Completes the run, writes the reports and prints the table.
-    pub(crate) fn finish(mut self, mut run: Run) -> Result<Outcome> {
+    pub(crate) fn finish(mut self, mut run: Run) -> Result<Run> {
         self.progress.finish_and_clear();
         run.server = self
             .watch
@@ -145,7 +145,7 @@ impl Stage {
         if let Some(path) = &self.common.json {
             write(path, &format!("{:#}\n", report::document(&run)))?;
         }
-        Ok(run.outcome())
+        Ok(run)
     }
 }
 

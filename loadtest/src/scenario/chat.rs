@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -35,6 +36,14 @@ const READERS: usize = 4;
 /// # Errors
 /// When the server cannot be reached, lets nobody in, or cannot be read back.
 pub fn run(options: Chat) -> Result<Outcome> {
+    run_until(options, &Arc::default()).map(|run| run.outcome())
+}
+
+/// The same, but `is_over` ends the schedule early; everything that the run yielded.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(options: Chat, is_over: &Arc<AtomicBool>) -> Result<Run> {
     if !options.rate.is_finite() || options.rate <= 0.0 {
         bail!("--rate has to be a number above 0, it is {}", options.rate);
     }
@@ -44,7 +53,7 @@ pub fn run(options: Chat) -> Result<Outcome> {
     stage.http.create_users(&names)?;
     let mut chat = ChatRun::start(&options, &stage, &names)?;
     chat.log_in(&mut stage)?;
-    chat.send(&mut stage)?;
+    chat.send(&mut stage, is_over)?;
     chat.drain(&mut stage);
     chat.finish(stage)
 }
@@ -141,7 +150,7 @@ impl<'o> ChatRun<'o> {
         if reasons.is_empty() { "no answer".to_owned() } else { reasons.join("; ") }
     }
 
-    fn send(&mut self, stage: &mut Stage) -> Result<()> {
+    fn send(&mut self, stage: &mut Stage, is_over: &Arc<AtomicBool>) -> Result<()> {
         let options = self.options;
         let start_us = stage.clock.now_us() + LEAD_US;
         let streams: Vec<UnixStream> =
@@ -154,11 +163,11 @@ impl<'o> ChatRun<'o> {
             options.users,
             (start_us, options.seed),
         );
-        let (clock, counters) = (stage.clock, Arc::clone(&self.counters));
+        let (clock, is_over) = (stage.clock, Arc::clone(is_over));
         let per_worker = options.users.div_ceil(options.threads);
-        let pacer = std::thread::Builder::new().name("pacer".into()).spawn(move || {
-            pace(schedule, clock, per_worker, streams, || counters.is_stopped.load(Relaxed))
-        })?;
+        let pacer = std::thread::Builder::new()
+            .name("pacer".into())
+            .spawn(move || pace(schedule, clock, per_worker, streams, || is_over.load(Relaxed)))?;
         while !pacer.is_finished() {
             self.tick(stage, "sending");
         }
@@ -197,7 +206,7 @@ impl<'o> ChatRun<'o> {
         }
     }
 
-    fn finish(mut self, mut stage: Stage) -> Result<Outcome> {
+    fn finish(mut self, mut stage: Stage) -> Result<Run> {
         self.tick(&mut stage, "stopping");
         let online = self.counters.online.load(Relaxed);
         self.counters.is_stopped.store(true, Relaxed);

@@ -50,7 +50,7 @@ pub fn run(options: Idle) -> Result<Outcome> {
         ..Run::default()
     };
     add_ballast(&mut run, count, &result);
-    stage.finish(run)
+    stage.finish(run).map(|run| run.outcome())
 }
 
 /// Returns how long it took until the last login, in microseconds.
