@@ -84,7 +84,7 @@ documented! {
         connections_per_ip_max ("connections_per_ip_max"): u32 = 10_000;
         /// Sessions (devices) of one user. 0: no limit.
         sessions_per_user_max ("sessions_per_user_max"): u32 = 16;
-        /// Sends of one connection without an answer yet; at most 64.
+        /// Sends of one connection without an answer yet, further ones are answered busy; at most 64.
         inflight_sends_max ("inflight_sends_max"): u16 = limits::INFLIGHT_SENDS_MAX;
         /// Frames a second of one connection, on average; more is answered busy, far more closes it. 0: no limit.
         frames_per_second ("frames_per_second"): u32 = 500;
@@ -127,9 +127,10 @@ documented! {
 documented! {
     /// What waits for one connection.
     pub struct OutboxSettings {
-        /// Bytes waiting for one connection above which deliveries are replaced by hints (the client pulls them).
+        /// Bytes waiting for one connection above which deliveries are replaced by hints (the client pulls them) and pages are
+        /// answered busy. At twice as much of other frames it is closed as a slow consumer.
         bytes_max ("bytes_max"): u32 = 64 * 1024;
-        /// Bytes below which deliveries are sent in full again.
+        /// Bytes below which deliveries are sent in full again, and a page always.
         bytes_low ("bytes_low"): u32 = 16 * 1024;
         /// Conversations with a hint waiting for one connection; more become one digest.
         hints_max ("hints_max"): u16 = 64;

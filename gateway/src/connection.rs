@@ -61,6 +61,8 @@ pub(crate) enum State {
     AwaitConnect {
         /// At most 4 KiB of an incomplete CONNECT.
         decoder: Decoder,
+        /// A complete CONNECT that waits for room on the way to logic, and what came behind it: at most 4 KiB.
+        held: Vec<u8>,
     },
     /// Logged in.
     Connected(Connected),
@@ -144,7 +146,7 @@ impl Connection {
     /// A slot in use, just accepted.
     pub(crate) fn new(generation: u32, now_ms: u32) -> Self {
         Self {
-            state: State::AwaitConnect { decoder: Decoder::new() },
+            state: State::AwaitConnect { decoder: Decoder::new(), held: Vec::new() },
             generation,
             timer_ms: far(now_ms),
             kernel: KernelFlags::default(),
@@ -172,6 +174,17 @@ impl Connection {
         match &mut self.state {
             State::Connected(connected) => Some(connected),
             State::Free { .. } | State::AwaitConnect { .. } | State::Closing(_) => None,
+        }
+    }
+
+    /// Takes out what was received and not handled yet.
+    pub(crate) fn take_held(&mut self) -> Vec<u8> {
+        match &mut self.state {
+            State::AwaitConnect { held, .. } => std::mem::take(held),
+            State::Connected(Connected { active: Some(active), .. }) => {
+                std::mem::take(&mut active.held)
+            }
+            State::Connected(_) | State::Free { .. } | State::Closing(_) => Vec::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A frame is verified here, once; logic trusts the payload it gets. Heartbeats are answered on the spot. Everything else goes to
 //! logic in the partition of its conversation (SEND, RECEIPT) or of the session's user (the rest).
 //!
-//! When the way to logic is full, a question is refused `busy`. What cannot be refused (RECEIPT, DELIVER_ACK) is held with all
+//! When the way to logic is full, a new question is refused `busy`; so is one beyond the window at any time. What cannot be refused (RECEIPT, DELIVER_ACK) is held with all
 //! that came behind it. In both cases the connection is not read until there is room: [`Flow`].
 
 use roost_protocol::decoder::RawFrame;
@@ -21,7 +21,7 @@ use roost_protocol::{CloseReason, ConversationId, Frame, FrameKind, Header, Refu
 use crate::connection::Connected;
 use crate::connection::outbox::OutboxFull;
 use crate::connection::rate_limit::RateVerdict;
-use crate::session::inflight::Question;
+use crate::session::inflight::{Ask, Question, WindowFull};
 use crate::shard::context::Context;
 use crate::shard::inbound::Full;
 
@@ -119,24 +119,51 @@ fn send_message(
 ) -> Result<Flow, CloseReason> {
     let correlation = raw.header.correlation;
     if let Some(refusal) = refusal {
-        return refuse_send(connected, send, correlation, refusal, cx).map(|()| Flow::Continue);
+        refuse_send(connected, send, correlation, refusal, cx)?;
+        return Ok(Flow::Continue);
     }
-    let (max, now_ms) = (cx.limits.inflight_sends_max, cx.time.now_ms);
-    let inflight = &mut connected.activate(&mut cx.spare).inflight;
-    if inflight.ask(Question::Send, correlation, max, now_ms).is_err() {
-        return Err(CloseReason::TooManyInflight);
-    }
+    let ask = match ask(connected, Question::Send, correlation, cx) {
+        Ok(Ask::Joined) => return Ok(Flow::Continue),
+        Ok(ask) => ask,
+        Err(WindowFull) => {
+            let busy = busy(cx);
+            refuse_send(connected, send, correlation, busy, cx)?;
+            return Ok(Flow::Continue);
+        }
+    };
     let sender = UserId::new(connected.session.user()).map_err(|_| CloseReason::Internal)?;
     let conversation = send.target.conversation(sender);
     let partition = partition_of(connected, &conversation, cx);
     match cx.forward(&connected.session, partition, FrameKind::Send, correlation, raw.payload) {
         Ok(()) => Ok(Flow::Continue),
+        // Its earlier copy may still be on its way: the place stays, the client asks again by its own clock.
+        Err(Full) if ask == Ask::Overdue => Ok(Flow::Pause),
         Err(Full) => {
             connected.active().inflight.answer(Question::Send, correlation);
             let busy = busy(cx);
-            refuse_send(connected, send, correlation, busy, cx).map(|()| Flow::Pause)
+            refuse_send(connected, send, correlation, busy, cx)?;
+            Ok(Flow::Pause)
         }
     }
+}
+
+/// Gives a question its place in the window.
+fn ask(
+    connected: &mut Connected,
+    question: Question,
+    correlation: u16,
+    cx: &mut Context,
+) -> Result<Ask, WindowFull> {
+    let max = match question {
+        Question::Send => cx.limits.inflight_sends_max,
+        Question::Request => cx.limits.inflight_requests_max,
+    };
+    let inflight = &mut connected.activate(&mut cx.spare).inflight;
+    let ask = inflight.ask(question, correlation, max, (cx.time.now_ms, cx.answer_time));
+    if ask == Ok(Ask::Joined) {
+        cx.counters.repeats_joined.increment();
+    }
+    ask
 }
 
 fn refuse_send(
@@ -145,7 +172,7 @@ fn refuse_send(
     correlation: u16,
     refusal: Refusal,
     cx: &mut Context,
-) -> Result<(), CloseReason> {
+) -> Result<(), OutboxFull> {
     cx.counters.count_refusal(refusal.code);
     let refused = SendRefused {
         client_msg_id: send.client_msg_id,
@@ -166,23 +193,39 @@ fn request(
 ) -> Result<Flow, CloseReason> {
     let correlation = raw.header.correlation;
     if let Some(refusal) = refusal {
-        return refuse_request(connected, correlation, refusal, cx).map(|()| Flow::Continue);
+        refuse_request(connected, correlation, refusal, cx)?;
+        return Ok(Flow::Continue);
     }
-    let (max, now_ms) = (cx.limits.inflight_requests_max, cx.time.now_ms);
-    let inflight = &mut connected.activate(&mut cx.spare).inflight;
-    if inflight.ask(Question::Request, correlation, max, now_ms).is_err() {
-        let busy = busy(cx);
-        return refuse_request(connected, correlation, busy, cx).map(|()| Flow::Continue);
-    }
+    let ask = match ask(connected, Question::Request, correlation, cx) {
+        Ok(Ask::Joined) => return Ok(Flow::Continue),
+        Ok(ask) => ask,
+        Err(WindowFull) => {
+            let busy = busy(cx);
+            refuse_request(connected, correlation, busy, cx)?;
+            return Ok(Flow::Continue);
+        }
+    };
     let partition = cx.partition_of_user(&connected.session);
     match cx.forward(&connected.session, partition, FrameKind::Request, correlation, raw.payload) {
         Ok(()) => Ok(Flow::Continue),
+        Err(Full) if ask == Ask::Overdue => Ok(Flow::Pause),
         Err(Full) => {
             connected.active().inflight.answer(Question::Request, correlation);
             let busy = busy(cx);
-            refuse_request(connected, correlation, busy, cx).map(|()| Flow::Pause)
+            refuse_request(connected, correlation, busy, cx)?;
+            Ok(Flow::Pause)
         }
     }
+}
+
+/// A page finds too much unread before it: the client asks again when it has read.
+pub(crate) fn refuse_page(
+    connected: &mut Connected,
+    correlation: u16,
+    cx: &mut Context,
+) -> Result<(), OutboxFull> {
+    let busy = busy(cx);
+    refuse_request(connected, correlation, busy, cx)
 }
 
 fn refuse_request(
@@ -190,7 +233,7 @@ fn refuse_request(
     correlation: u16,
     refusal: Refusal,
     cx: &mut Context,
-) -> Result<(), CloseReason> {
+) -> Result<(), OutboxFull> {
     let Refusal { code, retry_after_ms } = refusal;
     cx.counters.count_refusal(code);
     let response = Response::Refused { code, retry_after_ms, detail: "" };
@@ -204,13 +247,12 @@ fn answer(
     correlation: u16,
     payload: &[u8],
     limits: &crate::connection::limits::ConnectionLimits,
-) -> Result<(), CloseReason> {
+) -> Result<(), OutboxFull> {
     let header = Header::new(kind, correlation, 0, payload.len());
     connected.outbox().enqueue_own(&limits.outbox, |own| {
         own.extend_from_slice(&header.encode());
         own.extend_from_slice(payload);
-    })?;
-    Ok(())
+    })
 }
 
 fn deliver_ack(

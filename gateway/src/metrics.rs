@@ -120,6 +120,8 @@ counters! {
         hints: Total,
         /// Hints sent because a delivery was not acknowledged in time.
         deliveries_unacknowledged: Total,
+        /// Repeats of a question whose first copy was still on its way to an answer; they are not passed on.
+        repeats_joined: Total,
         /// Items for a connection that was gone.
         items_missed: Total,
         /// Connections that are not read because the way to logic is full.

@@ -30,6 +30,7 @@ use crate::connection::table::ConnectionTable;
 use crate::gateway::GatewayContext;
 use crate::io::{Completion, ConnectionKey, Io};
 use crate::metrics::ShardCounters;
+use crate::session::inflight::AnswerTime;
 
 use context::{Context, TurnTime};
 use drain::Drain;
@@ -98,6 +99,7 @@ impl<I: Io> Shard<I> {
             is_draining: false,
             superseded: Vec::new(),
             spare: SpareActive::default(),
+            answer_time: AnswerTime::default(),
         };
         Self {
             table: ConnectionTable::new(connections_max),

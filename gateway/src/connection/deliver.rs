@@ -5,6 +5,7 @@ use bytes::Bytes;
 use roost_protocol::frame::event::Event;
 use roost_protocol::{FrameKind, Header};
 
+use crate::dispatcher;
 use crate::session::inflight::Question;
 use crate::shard::context::Context;
 
@@ -19,7 +20,6 @@ impl Connected {
         payload: Bytes,
         cx: &mut Context,
     ) -> Result<Option<u32>, OutboxFull> {
-        let (limits, counters) = (&cx.limits, &cx.counters);
         let answers = match header.kind {
             FrameKind::Deliver => return Ok(self.enqueue_deliver(header, payload, cx)),
             FrameKind::Event => return self.enqueue_event(header, payload, cx).map(|()| None),
@@ -39,13 +39,21 @@ impl Connected {
         };
         if let Some(question) = answers {
             let inflight = self.active.as_mut().map(|active| &mut active.inflight);
-            if !inflight.is_some_and(|inflight| inflight.answer(question, header.correlation)) {
-                counters.items_missed.increment();
+            let asked_ms =
+                inflight.and_then(|inflight| inflight.answer(question, header.correlation));
+            let Some(asked_ms) = asked_ms else {
+                cx.counters.items_missed.increment();
                 return Ok(None);
-            }
+            };
+            cx.answer_time.add(cx.time.now_ms.wrapping_sub(asked_ms));
         }
-        counters.count_frame_sent(header.kind);
-        self.outbox().enqueue(&limits.outbox, header, payload)?;
+        if header.kind == FrameKind::Response
+            && !self.outbox().has_room_for_page(&cx.limits.outbox, &payload)
+        {
+            return dispatcher::refuse_page(self, header.correlation, cx).map(|()| None);
+        }
+        cx.counters.count_frame_sent(header.kind);
+        self.outbox().enqueue(&cx.limits.outbox, header, payload)?;
         Ok(None)
     }
 

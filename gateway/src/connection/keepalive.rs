@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::connection::SpareActive;
-    use crate::session::inflight::Question;
+    use crate::session::inflight::{AnswerTime, Question};
     use crate::session::{AppIndex, SessionIdentity, SessionParts};
 
     const KEY: ConnectionKey = ConnectionKey { index: 7, generation: 3 };
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_question_without_answer_is_given_up() {
         let mut connected = connected(u32::MAX);
-        connected.active().inflight.ask(Question::Send, 1, 64, 0).unwrap();
+        connected.active().inflight.ask(Question::Send, 1, 64, (0, AnswerTime::default())).unwrap();
         assert_eq!(poll(&mut connected, 0), Due::Nothing { again_in_ms: 30_000 });
         poll(&mut connected, 30_000);
         assert!(connected.active.is_none());

@@ -8,9 +8,9 @@ use super::outbox::OutboxLimits;
 use super::rate_limit::RateLimits;
 use crate::config::GatewayConfig;
 
-/// Answers may fill an outbox to this multiple of the watermark for deliveries before it is a slow consumer: with the default
-/// watermark, a full page for each request that may be in flight, and the rest for acknowledgements.
-const ANSWERS_FACTOR: u32 = 10;
+/// What is neither a delivery nor a page (acknowledgements, receipts, refusals) may fill an outbox to this multiple of the watermark
+/// before it is a slow consumer. A full window of acknowledgements takes a sixth of it.
+const ANSWERS_FACTOR: u32 = 2;
 
 /// See the fields of the configuration they come from.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,8 @@
 //! # Limits, and what happens at each
 //! * `bytes_high`: DELIVER above it is not queued. One hint per conversation is kept instead, and for more than `hints_max`
 //!   conversations a single digest; they are sent once the outbox drained to `bytes_low`. The receiver pulls.
-//! * `bytes_max`: answers above it end the connection: [`OutboxFull`].
+//! * A page above `bytes_high`, unless no more than `bytes_low` waits before it, is refused `busy`: [`Outbox::has_room_for_page`].
+//! * `bytes_max`: other answers above it end the connection: [`OutboxFull`].
 //! * No byte moved for the slow consumer timeout: judged by `keepalive` from [`Outbox::stalled_since_ms`].
 //!
 //! A shared slice keeps the whole body alive that it lies in. So a slice is copied when it is small, and always while a send is in
@@ -150,6 +151,12 @@ impl Outbox {
         }
         self.push(header, payload);
         Ok(())
+    }
+
+    /// Whether a page may be queued: behind little that is unread, or where it stays below the watermark.
+    pub fn has_room_for_page(&self, limits: &OutboxLimits, payload: &Bytes) -> bool {
+        self.pending_bytes() <= limits.bytes_low
+            || self.pending_bytes() + frame_bytes(payload) <= limits.bytes_high
     }
 
     /// Queues a DELIVER, or keeps a hint of it. Once it has to drop one it drops all until it drained, so that the hints

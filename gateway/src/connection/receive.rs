@@ -5,12 +5,13 @@
 //!
 //! When the way to logic is full, what is not handled yet stays in [`Active::held`](super::Active): the frame that could not go
 //! and what came behind it. The connection is paused, so this is one receive buffer, and what the kernel had handed over before
-//! it heard of the pause.
+//! it heard of the pause. A CONNECT that finds the way full waits likewise, within its timeout and 4 KiB: a gateway that cannot reach
+//! logic would only collect sessions that get no answer.
 
 use roost_protocol::decoder::RawFrame;
 use roost_protocol::envelope::{ConnectionAddress, InboundKind};
 use roost_protocol::frame::connect::{Connect, Connected as ConnectedFrame};
-use roost_protocol::limits::{BODY_BYTES_MAX, FRAME_BYTES_MAX};
+use roost_protocol::limits::{BODY_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_CONNECT};
 use roost_protocol::{CloseReason, FrameKind, UserId};
 
 use crate::dispatcher::{self, Flow};
@@ -42,14 +43,21 @@ impl Connection {
         scratch: &mut Vec<u8>,
         cx: &mut Context,
     ) -> Result<Reading, CloseReason> {
-        if let State::Connected(connected) = &mut self.state {
-            connected.meter.on_bytes(bytes.len(), &cx.limits.rate, cx.time.now_ms);
-            if let Some(active) = &mut connected.active
-                && !active.held.is_empty()
-            {
-                active.held.extend_from_slice(bytes);
-                return Ok(Reading::Pause);
+        match &mut self.state {
+            State::Connected(connected) => {
+                connected.meter.on_bytes(bytes.len(), &cx.limits.rate, cx.time.now_ms);
+                if let Some(active) = &mut connected.active
+                    && !active.held.is_empty()
+                {
+                    active.held.extend_from_slice(bytes);
+                    return Ok(Reading::Pause);
+                }
             }
+            State::AwaitConnect { held, .. } if !held.is_empty() => {
+                held.extend_from_slice(bytes);
+                return check_held_connect(held).map(|()| Reading::Pause);
+            }
+            State::AwaitConnect { .. } | State::Free { .. } | State::Closing(_) => {}
         }
         self.handle_bytes(key, bytes, scratch, cx)
     }
@@ -64,9 +72,7 @@ impl Connection {
         scratch: &mut Vec<u8>,
         cx: &mut Context,
     ) -> Result<Reading, CloseReason> {
-        let active = self.connected_mut().and_then(|connected| connected.active.as_mut());
-        let Some(active) = active else { return Ok(Reading::Continue) };
-        let held = std::mem::take(&mut active.held);
+        let held = self.take_held();
         self.handle_bytes(key, &held, scratch, cx)
     }
 
@@ -94,8 +100,12 @@ impl Connection {
                         }
                     }
                 }
-                State::AwaitConnect { decoder } => {
+                State::AwaitConnect { decoder, held } => {
                     let Some(raw) = decoder.next(&mut rest, scratch)? else { return Ok(reading) };
+                    if raw.header.kind == FrameKind::Connect && !cx.inbound.has_room() {
+                        hold(held, raw, rest);
+                        return check_held_connect(held).map(|()| Reading::Pause);
+                    }
                     let decoder = std::mem::take(decoder);
                     let session = log_in(key, raw, cx)?;
                     let connected = Connected::new(session, decoder, cx.time.now_ms);
@@ -152,10 +162,6 @@ fn log_in(
     let wall_us = cx.time.wall_us;
     let directory = &cx.gateway.directory;
     let login = cx.gateway.handshake.authenticate(&connect, directory, wall_us)?;
-    // A gateway that cannot reach logic would only collect sessions that get no answer.
-    if !cx.inbound.has_room() {
-        return Err(CloseReason::GatewayFull);
-    }
     let address =
         ConnectionAddress { shard: cx.shard, index: key.index, generation: key.generation };
     let registered = directory.register(&login, address, wall_us)?;
@@ -173,6 +179,14 @@ fn log_in(
     }
     cx.counters.sessions.increment();
     Ok(session)
+}
+
+/// Before CONNECT succeeded nobody makes the gateway keep more than a CONNECT.
+fn check_held_connect(held: &[u8]) -> Result<(), CloseReason> {
+    if held.len() > FRAME_BYTES_MAX_BEFORE_CONNECT {
+        return Err(CloseReason::GatewayFull);
+    }
+    Ok(())
 }
 
 /// Keeps a whole frame and what came behind it.

@@ -5,6 +5,9 @@
 //! identify sends by their `client_msg_id` alone): each answer takes one. An answer to nothing is reported as such, so that repeats from a
 //! bus that delivers at least once do not reach the client as news.
 //!
+//! A repeat joins the question that is on its way, and is not passed on, until that one is overdue by the time answers take
+//! now ([`AnswerTime`]): under overload, repeats would be the load that keeps logic from answering.
+//!
 //! An answer can be lost with a logic worker that was given up. Such a place is taken back after [`ANSWER_TIMEOUT_MS`], long
 //! after the client asked again by its own clock.
 
@@ -20,6 +23,17 @@ pub enum Question {
     Request,
 }
 
+/// What a question that was asked is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A new one.
+    New,
+    /// A repeat of one whose answer is overdue.
+    Overdue,
+    /// A repeat of one that is on its way: nothing to do.
+    Joined,
+}
+
 /// The window has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowFull;
@@ -32,6 +46,25 @@ struct Asked {
 }
 
 const _: () = assert!(size_of::<Asked>() == 8);
+
+/// How long answers take now: an average over about the last eight.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnswerTime {
+    eight_times_ms: u32,
+}
+
+impl AnswerTime {
+    /// A question was answered after this long.
+    pub fn add(&mut self, ms: u32) {
+        self.eight_times_ms =
+            self.eight_times_ms - self.eight_times_ms / 8 + ms.min(ANSWER_TIMEOUT_MS);
+    }
+
+    /// Whether a question this old should have been answered.
+    fn is_overdue(self, age_ms: u32) -> bool {
+        age_ms >= self.eight_times_ms / 4
+    }
+}
 
 /// The unanswered questions, oldest first.
 #[derive(Debug, Default)]
@@ -50,19 +83,24 @@ impl Inflight {
         self.asked.iter().filter(|asked| asked.question == question).count()
     }
 
-    /// Takes a place among at most `max` questions of this sort.
+    /// Takes a place among at most `max` questions of this sort, or finds the one it has.
     pub fn ask(
         &mut self,
         question: Question,
         correlation: u16,
         max: u16,
-        now_ms: u32,
-    ) -> Result<(), WindowFull> {
+        (now_ms, answer_time): (u32, AnswerTime),
+    ) -> Result<Ask, WindowFull> {
         let again = |a: &Asked| a.correlation == correlation && a.question == question;
         if correlation != 0
             && let Some(position) = self.asked.iter().position(again)
         {
+            if !answer_time.is_overdue(now_ms.wrapping_sub(self.asked[position].at_ms)) {
+                return Ok(Ask::Joined);
+            }
             self.asked.remove(position);
+            self.asked.push(Asked { at_ms: now_ms, correlation, question });
+            return Ok(Ask::Overdue);
         }
         if self.asked.len() >= usize::from(max) && self.count(question) >= usize::from(max) {
             self.expire(now_ms);
@@ -71,22 +109,20 @@ impl Inflight {
             }
         }
         self.asked.push(Asked { at_ms: now_ms, correlation, question });
-        Ok(())
+        Ok(Ask::New)
     }
 
-    /// Gives the place back; false when this was not asked, or is answered already.
-    pub fn answer(&mut self, question: Question, correlation: u16) -> bool {
+    /// Gives the place back, and when it was taken; `None` when this was not asked, or is answered already.
+    pub fn answer(&mut self, question: Question, correlation: u16) -> Option<u32> {
         let position = self
             .asked
             .iter()
-            .position(|asked| asked.correlation == correlation && asked.question == question);
-        if let Some(position) = position {
-            self.asked.remove(position);
-            if self.asked.is_empty() {
-                self.asked = Vec::new();
-            }
+            .position(|asked| asked.correlation == correlation && asked.question == question)?;
+        let at_ms = self.asked.remove(position).at_ms;
+        if self.asked.is_empty() {
+            self.asked = Vec::new();
         }
-        position.is_some()
+        Some(at_ms)
     }
 
     /// When the oldest question was asked.
@@ -109,47 +145,72 @@ impl Inflight {
 mod tests {
     use super::*;
 
+    fn ask(
+        inflight: &mut Inflight,
+        correlation: u16,
+        max: u16,
+        now_ms: u32,
+    ) -> Result<Ask, WindowFull> {
+        inflight.ask(Question::Send, correlation, max, (now_ms, AnswerTime::default()))
+    }
+
     #[test]
     fn the_window_is_per_sort() {
         let mut inflight = Inflight::default();
         for correlation in 0..64 {
-            assert_eq!(inflight.ask(Question::Send, correlation, 64, 0), Ok(()));
+            assert_eq!(ask(&mut inflight, correlation, 64, 0), Ok(Ask::New));
         }
-        assert_eq!(inflight.ask(Question::Send, 64, 64, 0), Err(WindowFull));
-        assert_eq!(inflight.ask(Question::Request, 64, 64, 0), Ok(()));
-        assert!(inflight.answer(Question::Send, 5));
-        assert_eq!(inflight.ask(Question::Send, 65, 64, 0), Ok(()));
+        assert_eq!(ask(&mut inflight, 64, 64, 0), Err(WindowFull));
+        let now = (0, AnswerTime::default());
+        assert_eq!(inflight.ask(Question::Request, 64, 64, now), Ok(Ask::New));
+        assert_eq!(inflight.answer(Question::Send, 5), Some(0));
+        assert_eq!(ask(&mut inflight, 65, 64, 0), Ok(Ask::New));
     }
 
     #[test]
     fn each_answer_takes_one() {
         let mut inflight = Inflight::default();
-        inflight.ask(Question::Send, 0, 64, 0).unwrap();
-        inflight.ask(Question::Send, 0, 64, 0).unwrap();
-        assert!(!inflight.answer(Question::Request, 0));
-        assert!(inflight.answer(Question::Send, 0));
-        assert!(inflight.answer(Question::Send, 0));
-        assert!(!inflight.answer(Question::Send, 0));
+        ask(&mut inflight, 0, 64, 7).unwrap();
+        ask(&mut inflight, 0, 64, 8).unwrap();
+        assert_eq!(inflight.answer(Question::Request, 0), None);
+        assert_eq!(inflight.answer(Question::Send, 0), Some(7));
+        assert_eq!(inflight.answer(Question::Send, 0), Some(8));
+        assert_eq!(inflight.answer(Question::Send, 0), None);
         assert!(inflight.is_empty());
     }
 
     #[test]
     fn a_repeated_question_keeps_its_place() {
         let mut inflight = Inflight::default();
-        assert_eq!(inflight.ask(Question::Send, 7, 1, 0), Ok(()));
-        assert_eq!(inflight.ask(Question::Send, 7, 1, 3_000), Ok(()));
-        assert_eq!(inflight.ask(Question::Send, 8, 1, 3_000), Err(WindowFull));
-        assert!(inflight.answer(Question::Send, 7));
-        assert!(!inflight.answer(Question::Send, 7));
+        assert_eq!(ask(&mut inflight, 7, 1, 0), Ok(Ask::New));
+        assert_eq!(ask(&mut inflight, 7, 1, 3_000), Ok(Ask::Overdue));
+        assert_eq!(ask(&mut inflight, 8, 1, 3_000), Err(WindowFull));
+        assert_eq!(inflight.answer(Question::Send, 7), Some(3_000));
+        assert_eq!(inflight.answer(Question::Send, 7), None);
+    }
+
+    #[test]
+    fn a_repeat_joins_while_answers_take_as_long() {
+        let mut time = AnswerTime::default();
+        (0..50).for_each(|_| time.add(4_000));
+        let mut inflight = Inflight::default();
+        let mut ask = |now_ms| inflight.ask(Question::Send, 7, 64, (now_ms, time));
+        assert_eq!(ask(0), Ok(Ask::New));
+        assert_eq!(ask(3_000), Ok(Ask::Joined));
+        assert_eq!(ask(9_000), Ok(Ask::Overdue));
+        assert_eq!(ask(12_000), Ok(Ask::Joined), "counted from the last one passed on");
+        assert_eq!(inflight.count(Question::Send), 1);
+        (0..50).for_each(|_| time.add(2));
+        assert_eq!(inflight.ask(Question::Send, 7, 64, (12_100, time)), Ok(Ask::Overdue));
     }
 
     #[test]
     fn lost_answers_do_not_fill_the_window_for_ever() {
         let mut inflight = Inflight::default();
         let start = u32::MAX - 10;
-        inflight.ask(Question::Send, 1, 1, start).unwrap();
-        assert_eq!(inflight.ask(Question::Send, 2, 1, start.wrapping_add(29_999)), Err(WindowFull));
-        assert_eq!(inflight.ask(Question::Send, 2, 1, start.wrapping_add(30_000)), Ok(()));
-        assert!(!inflight.answer(Question::Send, 1));
+        ask(&mut inflight, 1, 1, start).unwrap();
+        assert_eq!(ask(&mut inflight, 2, 1, start.wrapping_add(29_999)), Err(WindowFull));
+        assert_eq!(ask(&mut inflight, 2, 1, start.wrapping_add(30_000)), Ok(Ask::New));
+        assert_eq!(inflight.answer(Question::Send, 1), None);
     }
 }

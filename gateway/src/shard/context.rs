@@ -15,6 +15,7 @@ use crate::connection::pong::PongTemplate;
 use crate::gateway::GatewayContext;
 use crate::metrics::ShardCounters;
 use crate::session::SessionIdentity;
+use crate::session::inflight::AnswerTime;
 
 use super::inbound::{Full, InboundQueue};
 
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     /// Sessions of this shard that a newer one of the same device took over from.
     pub(crate) superseded: Vec<SessionIdentity>,
     pub(crate) spare: SpareActive,
+    pub(crate) answer_time: AnswerTime,
 }
 
 /// The time of this turn, in the three forms that are used.

@@ -138,7 +138,7 @@ impl<I: Io> Shard<I> {
     }
 
     fn on_received(&mut self, key: ConnectionKey, buffer: ReceivedBuffer) {
-        let was_connected = self.table.get(key).is_some_and(|c| c.connected().is_some());
+        let was_connected = self.is_connected(key);
         let result = match self.table.get_mut(key) {
             Some(connection) => {
                 let bytes = self.io.received(&buffer);
@@ -147,13 +147,19 @@ impl<I: Io> Shard<I> {
             None => Ok(Reading::Continue),
         };
         self.io.release_buffer(buffer);
-        self.after_receive(key, result);
-        if !was_connected {
-            self.on_logged_in(key);
-        }
+        self.after_receive(key, was_connected, result);
     }
 
-    fn after_receive(&mut self, key: ConnectionKey, result: Result<Reading, CloseReason>) {
+    fn is_connected(&self, key: ConnectionKey) -> bool {
+        self.table.get(key).is_some_and(|c| c.connected().is_some())
+    }
+
+    fn after_receive(
+        &mut self,
+        key: ConnectionKey,
+        was_connected: bool,
+        result: Result<Reading, CloseReason>,
+    ) {
         match result {
             Ok(Reading::Continue) => {}
             Ok(Reading::Pause) => self.wait_for_room(key),
@@ -161,6 +167,9 @@ impl<I: Io> Shard<I> {
         }
         self.regulate_reading(key);
         self.mark_dirty(key);
+        if !was_connected {
+            self.on_logged_in(key);
+        }
     }
 
     /// A session has just begun: its timer is no longer that of CONNECT.
@@ -263,7 +272,11 @@ impl<I: Io> Shard<I> {
         let is_paused = connection.kernel.receive_paused;
         let due = match &mut connection.state {
             State::Free { .. } => return,
-            State::AwaitConnect { .. } => return self.close(key, CloseReason::ConnectTimeout),
+            State::AwaitConnect { held, .. } if held.is_empty() => {
+                return self.close(key, CloseReason::ConnectTimeout);
+            }
+            // Its CONNECT came in time, and there was no room on the way to logic since.
+            State::AwaitConnect { .. } => return self.close(key, CloseReason::GatewayFull),
             State::Closing(_) => return self.continue_close(key, true),
             State::Connected(connected) => {
                 if is_paused {
@@ -343,8 +356,9 @@ impl<I: Io> Shard<I> {
             let Some(key) = self.waiting.pop_front() else { return };
             let Some(connection) = self.table.get_mut(key) else { continue };
             connection.listed.waiting = false;
+            let was_connected = connection.connected().is_some();
             let result = connection.receive_held(key, &mut self.scratch, &mut self.context);
-            self.after_receive(key, result);
+            self.after_receive(key, was_connected, result);
         }
     }
 
@@ -352,14 +366,16 @@ impl<I: Io> Shard<I> {
     pub(super) fn regulate_reading(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
         let limits = &self.context.limits;
-        let mut pause = connection.listed.waiting;
-        if let Some(connected) = connection.connected_mut() {
-            connected.outbox_paused = connected.is_overfull(limits);
-            pause |= connected.outbox_paused;
-        } else {
+        let is_waiting = connection.listed.waiting;
+        let pause = match &mut connection.state {
+            State::AwaitConnect { .. } => is_waiting,
+            State::Connected(connected) => {
+                connected.outbox_paused = connected.is_overfull(limits);
+                is_waiting || connected.outbox_paused
+            }
             // What a closing peer still sends is thrown away, so that it can read why.
-            pause = false;
-        }
+            State::Free { .. } | State::Closing(_) => false,
+        };
         if pause == connection.kernel.receive_paused {
             return;
         }

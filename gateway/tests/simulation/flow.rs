@@ -9,7 +9,6 @@ use roost_protocol::frame::ack::SendAck;
 use roost_protocol::frame::deliver::{DeliverAck, Message};
 use roost_protocol::frame::event::Event;
 use roost_protocol::frame::receipt::{Receipt, ReceiptKind};
-use roost_protocol::frame::request::Request;
 use roost_protocol::frame::send::{MessageKind, Send, Target};
 use roost_protocol::{
     ClientMsgId, CloseReason, ConversationId, Encoder, Frame, FrameKind, Header, RefusalCode,
@@ -91,62 +90,6 @@ fn no_progress_ends_a_slow_consumer() {
     let slow = world.counters.closes().find(|(r, _)| *r == CloseReason::SlowConsumer);
     assert_eq!(slow, Some((CloseReason::SlowConsumer, 1)));
     assert_eq!((world.shard.connections(), world.counters.sessions.get()), (0, 0));
-}
-
-#[test]
-fn who_asks_and_does_not_read_is_not_read_either_then_closed() {
-    let mut world = World::new(1, Faults::NONE);
-    let mut client = world.log_in("alice");
-    client.reads = false;
-    let page = Bytes::from(vec![0; 60_000]);
-    let mut answered = 0u16;
-    for correlation in 1..=10 {
-        client.write_frame(
-            &Frame::Request(Request::Sync { after_inbox_seq: 0, limit: 0 }),
-            correlation,
-        );
-        world.settle(&mut [&mut client]);
-        for request in world.take_and_confirm() {
-            let header = Header::new(FrameKind::Response, request.correlation, 0, page.len());
-            world.push([(request.key, header, page.clone())]);
-            answered += 1;
-        }
-    }
-    world.settle(&mut [&mut client]);
-    // One page in the socket, two above the watermark: then its questions stay in the kernel.
-    assert_eq!(answered, 3);
-    assert_eq!(world.counters.sessions.get(), 1);
-    client.reads = true;
-    for _ in 0..10 {
-        world.settle(&mut [&mut client]);
-        for request in world.take_and_confirm() {
-            let header = Header::new(FrameKind::Response, request.correlation, 0, page.len());
-            world.push([(request.key, header, page.clone())]);
-        }
-    }
-    let correlations: Vec<_> = client.take().iter().map(|got| got.header.correlation).collect();
-    assert_eq!(correlations, (1..=10).collect::<Vec<_>>());
-
-    // All it may ask at once fits; one more is refused. Then it is read no more, and after 30 s without progress closed.
-    client.reads = false;
-    for correlation in 1..=9 {
-        client.write_frame(
-            &Frame::Request(Request::Sync { after_inbox_seq: 0, limit: 0 }),
-            correlation,
-        );
-    }
-    world.settle(&mut [&mut client]);
-    let requests = world.take_and_confirm();
-    assert_eq!(requests.len(), 8);
-    world.push(requests.iter().map(|request| {
-        let header = Header::new(FrameKind::Response, request.correlation, 0, page.len());
-        (request.key, header, page.clone())
-    }));
-    world.pass(Duration::from_secs(29), &mut [&mut client]);
-    assert_eq!(world.counters.sessions.get(), 1);
-    world.pass(Duration::from_secs(2), &mut [&mut client]);
-    let slow = world.counters.closes().find(|(r, _)| *r == CloseReason::SlowConsumer);
-    assert_eq!(slow, Some((CloseReason::SlowConsumer, 1)));
 }
 
 #[test]

@@ -143,23 +143,6 @@ fn silence_and_expiry_end_a_session() {
 }
 
 #[test]
-fn more_sends_than_the_window_end_the_connection() {
-    let mut world = World::new(1, Faults::NONE);
-    let mut client = world.log_in("alice");
-    for n in 0..64 {
-        client.write_frame(&send_frame(n), u16::from(n));
-    }
-    client.pump(&world.network);
-    world.settle(&mut [&mut client]);
-    assert!(client.take().is_empty());
-    assert_eq!(world.take_and_confirm().len(), 64);
-    client.write_frame(&send_frame(64), 64);
-    client.pump(&world.network);
-    world.settle(&mut [&mut client]);
-    assert_eq!(client.close_reason(), CloseReason::TooManyInflight);
-}
-
-#[test]
 fn a_flood_is_refused_then_closed() {
     let mut world = World::with_config(1, Faults::NONE, |config| {
         config.limits.frames_per_second = 10;

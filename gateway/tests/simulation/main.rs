@@ -4,6 +4,7 @@
 //!   reported once, and nothing is left.
 //! * `limits`: every limit ends in its named reason, harms no other connection, and time ends what should end.
 //! * `flow`: full queues in both directions: answered, held or hinted, never silent, and bounded.
+//! * `overload`: who logged in is never closed for the load of others; repeats, CONNECT and pages wait.
 //! * `drain`: everyone is told, paced, and the shard finishes.
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one frame among all")]
 
@@ -12,3 +13,4 @@ mod drain;
 mod flow;
 mod harness;
 mod limits;
+mod overload;
