@@ -8,20 +8,8 @@ use std::time::Duration;
 
 use roost_config::{ConfigError, documented, milliseconds};
 use roost_protocol::limits;
-use serde::{Deserialize, Serialize};
 
-/// How a shard talks to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum DriverChoice {
-    /// io_uring where a probe at start succeeds, epoll elsewhere.
-    #[default]
-    Auto,
-    /// io_uring, or refuse to start.
-    IoUring,
-    /// epoll.
-    Epoll,
-}
+pub use crate::io::probe::DriverChoice;
 
 documented! {
     /// A gateway.

@@ -23,13 +23,13 @@ use roost_protocol::{CloseReason, Encoder};
 use tokio::sync::watch;
 
 use crate::clock::WallClock;
-use crate::config::{DriverChoice, GatewayConfig};
+use crate::config::GatewayConfig;
 use crate::control::{Control, ControlError, Phase};
 use crate::io::acceptor::{Acceptor, AcceptorConfig, AcceptorStatistics};
 use crate::io::address_table::AddressTable;
 use crate::io::descriptor_limit;
 use crate::io::intake::Intake;
-use crate::io::probe::{self, Driver};
+use crate::io::probe::Driver;
 use crate::io::socket::{ListenError, ListenerConfig, listen};
 use crate::metrics::{ControlCounters, ShardCounters};
 use crate::session::directory::Directory;
@@ -179,7 +179,7 @@ impl Gateway {
     ) -> Result<GatewayHandle, StartError> {
         config.check()?;
         let (driver, driver_reason) =
-            Driver::choose(probe_choice(config.io.driver)).map_err(StartError::Driver)?;
+            Driver::choose(config.io.driver).map_err(StartError::Driver)?;
         descriptor_limit::raise().map_err(system("RLIMIT_NOFILE cannot be raised"))?;
         let listeners = open_listeners(&config)?;
         let admin = listen(&ListenerConfig::new(config.admin_listen))?;
@@ -265,14 +265,6 @@ impl GatewayHandle {
     /// Driver and counters.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
-    }
-}
-
-fn probe_choice(choice: DriverChoice) -> probe::DriverChoice {
-    match choice {
-        DriverChoice::Auto => probe::DriverChoice::Auto,
-        DriverChoice::IoUring => probe::DriverChoice::IoUring,
-        DriverChoice::Epoll => probe::DriverChoice::Epoll,
     }
 }
 

@@ -11,7 +11,6 @@ mod logic_stub;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use roost_bus::in_process::InProcessBus;
@@ -208,7 +207,7 @@ fn nothing_is_lost_when_the_way_to_logic_is_full(driver: DriverChoice) {
     let rig = Rig::with(InProcessBus::with_capacity(4, 1, 16), config);
     let mut alice = rig.log_in("alice", "d1");
     let mut bob = rig.log_in("bob", "d1");
-    rig.logic.is_stopped.store(true, Ordering::Relaxed);
+    rig.logic.is_stopped.send_replace(true);
 
     let mut unanswered: Vec<u16> = Vec::new();
     let mut acked = HashSet::new();
@@ -231,7 +230,7 @@ fn nothing_is_lost_when_the_way_to_logic_is_full(driver: DriverChoice) {
         refused += 1;
         waiting.push(header.correlation);
         // The way is full and was noticed: logic goes on.
-        rig.logic.is_stopped.store(false, Ordering::Relaxed);
+        rig.logic.is_stopped.send_replace(false);
     }
     assert!(refused > 0, "the test proves something");
     let mut seen = HashSet::new();

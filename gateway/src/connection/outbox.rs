@@ -14,13 +14,15 @@
 //! A shared slice keeps the whole body alive that it lies in. So a slice is copied when it is small, and always while a send is in
 //! flight: a stalled connection pins the bodies of one send, not of everything that waits.
 
+mod degraded;
+
 use bytes::Bytes;
-use roost_protocol::frame::deliver::Message;
 use roost_protocol::frame::event::Event;
 use roost_protocol::limits::HEADER_BYTES;
-use roost_protocol::{ConversationId, Encoder, Header};
+use roost_protocol::{Encoder, Header};
 
 use crate::io::{GatherEntry, SendBuffer};
+use degraded::Degraded;
 
 /// Payloads up to this size are copied: cheaper than a reference count shared between cores and two more I/O vectors.
 pub const COPY_BYTES_MAX: usize = 512;
@@ -69,21 +71,6 @@ pub struct Outbox {
     degraded: Option<Box<Degraded>>,
 }
 
-/// What is owed to a receiver whose deliveries were dropped.
-#[derive(Debug, Default)]
-struct Degraded {
-    hints: Vec<Hint>,
-    /// Highest position dropped without a hint of its own; 0: none.
-    digest_inbox_seq: u64,
-}
-
-#[derive(Debug)]
-struct Hint {
-    conversation: Box<str>,
-    seq: u64,
-    inbox_seq: u64,
-}
-
 impl Outbox {
     /// Bytes that the kernel has not taken yet.
     pub fn pending_bytes(&self) -> u32 {
@@ -111,11 +98,7 @@ impl Outbox {
 
     /// Heap memory it owns, without shared slices.
     pub fn memory_bytes(&self) -> usize {
-        let hints = self.degraded.as_ref().map_or(0, |degraded| {
-            size_of::<Degraded>()
-                + degraded.hints.capacity() * size_of::<Hint>()
-                + degraded.hints.iter().map(|hint| hint.conversation.len()).sum::<usize>()
-        });
+        let hints = self.degraded.as_ref().map_or(0, |degraded| degraded.memory_bytes());
         self.own.capacity() + self.entries.capacity() * size_of::<GatherEntry>() + hints
     }
 
@@ -182,8 +165,7 @@ impl Outbox {
             Ok(Event::Digest { inbox_seq } | Event::Hint { inbox_seq, .. }) => inbox_seq,
             Ok(Event::Unknown(_)) | Err(_) => return,
         };
-        let degraded = self.degraded.get_or_insert_default();
-        degraded.digest_inbox_seq = degraded.digest_inbox_seq.max(inbox_seq);
+        self.degraded.get_or_insert_default().note_position(inbox_seq);
     }
 
     fn push(&mut self, header: &Header, payload: Bytes) {
@@ -261,53 +243,6 @@ impl Outbox {
     }
 }
 
-impl Degraded {
-    /// Remembers a dropped delivery. Only here a gateway looks into a message.
-    fn note(&mut self, limits: &OutboxLimits, inbox_seq: u64, payload: &[u8]) {
-        let Ok(message) = Message::decode(payload) else {
-            self.digest_inbox_seq = self.digest_inbox_seq.max(inbox_seq);
-            return;
-        };
-        if self.digest_inbox_seq > 0 {
-            self.digest_inbox_seq = self.digest_inbox_seq.max(inbox_seq);
-            return;
-        }
-        let conversation = message.conversation.to_string();
-        if let Some(hint) = self.hints.iter_mut().find(|hint| *hint.conversation == *conversation) {
-            hint.seq = hint.seq.max(message.seq);
-            hint.inbox_seq = hint.inbox_seq.max(inbox_seq);
-        } else if self.hints.len() < usize::from(limits.hints_max) {
-            self.hints.push(Hint {
-                conversation: conversation.into_boxed_str(),
-                seq: message.seq,
-                inbox_seq,
-            });
-        } else {
-            self.merge_into_digest(inbox_seq);
-        }
-    }
-
-    fn merge_into_digest(&mut self, inbox_seq: u64) {
-        let hinted = self.hints.iter().map(|hint| hint.inbox_seq).max().unwrap_or(0);
-        self.digest_inbox_seq = self.digest_inbox_seq.max(hinted).max(inbox_seq);
-        self.hints = Vec::new();
-    }
-
-    fn write(&self, encoder: &mut Encoder, out: &mut Vec<u8>) -> usize {
-        for hint in &self.hints {
-            // It was printed from a parsed id.
-            if let Ok(conversation) = ConversationId::parse(&hint.conversation) {
-                Event::Hint { conversation, seq: hint.seq, inbox_seq: hint.inbox_seq }
-                    .encode(encoder, out);
-            }
-        }
-        if self.digest_inbox_seq > 0 {
-            Event::Digest { inbox_seq: self.digest_inbox_seq }.encode(encoder, out);
-        }
-        self.hints.len() + usize::from(self.digest_inbox_seq > 0)
-    }
-}
-
 /// Grows in small steps, so that a stalled connection holds little more than what waits.
 fn make_room(own: &mut Vec<u8>, bytes: usize) {
     if own.capacity() - own.len() < bytes {
@@ -325,8 +260,9 @@ fn size(bytes: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use roost_protocol::frame::deliver::Message;
     use roost_protocol::frame::send::MessageKind;
-    use roost_protocol::{ClientMsgId, Decoder, Frame, FrameKind, UserId};
+    use roost_protocol::{ClientMsgId, ConversationId, Decoder, Frame, FrameKind, UserId};
 
     use super::*;
 

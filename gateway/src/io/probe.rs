@@ -11,12 +11,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use io_uring::opcode;
+use serde::{Deserialize, Serialize};
 
 use super::buffer_ring::BufferRing;
 use super::ring::Ring;
 
 /// What the configuration asks for: `io.driver = auto | io_uring | epoll`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DriverChoice {
     /// io_uring when the probe succeeds, else epoll.
     #[default]

@@ -11,16 +11,19 @@
 //!   refused: there are at most as many as sessions.
 //! * Order of one shard is kept. No wake-up is lost, by the argument of [`crate::io::Waker`], in both directions.
 
+mod gate;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use roost_protocol::CloseReason;
 use roost_protocol::envelope::{self, ConnectionAddress, Inbound, InboundKind};
 use roost_protocol::topology::Partition;
-use tokio::sync::Notify;
 
 use crate::io::Waker;
+use gate::Amount;
+pub use gate::Gate;
 
 /// Turns of one shard that may wait for the publisher; a shard that finds no place keeps its turn and adds to it.
 const TURNS_WAITING_MAX: usize = 256;
@@ -31,90 +34,6 @@ const TURN_BYTES_KEPT: usize = 256 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the way to logic is full")]
 pub struct Full;
-
-/// What is on its way from all shards to logic, and how much may be. Shared by all shards and the publisher.
-#[derive(Debug)]
-pub struct Gate {
-    bytes_max: u64,
-    messages_max: u64,
-    bytes: AtomicU64,
-    messages: AtomicU64,
-    /// True while the publisher waits or is about to.
-    publisher_idle: AtomicBool,
-    publisher: Notify,
-}
-
-impl Gate {
-    /// For at most so many bytes and messages at once.
-    pub fn new(bytes_max: u64, messages_max: u32) -> Arc<Self> {
-        Arc::new(Self {
-            bytes_max,
-            messages_max: u64::from(messages_max),
-            bytes: AtomicU64::new(0),
-            messages: AtomicU64::new(0),
-            publisher_idle: AtomicBool::new(false),
-            publisher: Notify::new(),
-        })
-    }
-
-    /// Bytes on their way.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Messages on their way.
-    pub fn messages(&self) -> u64 {
-        self.messages.load(Ordering::Relaxed)
-    }
-
-    fn fits(&self, more: Amount) -> bool {
-        self.bytes() + more.bytes <= self.bytes_max
-            && self.messages() + more.messages <= self.messages_max
-    }
-
-    /// A quarter is free: below this, paused connections are read again, so that they do not swing at the limit.
-    fn has_room(&self, held: Amount) -> bool {
-        self.bytes() + held.bytes <= self.bytes_max / 4 * 3
-            && self.messages() + held.messages < (self.messages_max / 4 * 3).max(1)
-    }
-
-    fn add(&self, amount: Amount) {
-        self.bytes.fetch_add(amount.bytes, Ordering::Relaxed);
-        self.messages.fetch_add(amount.messages, Ordering::Relaxed);
-    }
-
-    /// Confirmed by the bus: no longer on its way. [`InboundSource::offer_room`] tells the shards.
-    pub fn release(&self, bytes: u64, messages: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.messages.fetch_sub(messages, Ordering::Relaxed);
-    }
-
-    fn wake_publisher(&self) {
-        fence(Ordering::SeqCst);
-        if self.publisher_idle.load(Ordering::Relaxed)
-            && self.publisher_idle.swap(false, Ordering::AcqRel)
-        {
-            self.publisher.notify_one();
-        }
-    }
-
-    /// The publisher announces that it is about to wait. It looks into every source once more before it does.
-    pub(crate) fn prepare_wait(&self) {
-        self.publisher_idle.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Waits until a shard handed something over since [`prepare_wait`](Self::prepare_wait).
-    pub(crate) async fn wait(&self) {
-        self.publisher.notified().await;
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Amount {
-    bytes: u64,
-    messages: u64,
-}
 
 /// What one shard said in one turn.
 #[derive(Debug, Default)]

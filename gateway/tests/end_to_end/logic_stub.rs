@@ -1,8 +1,7 @@
 //! The smallest logic: acknowledges each SEND with the next number of its conversation and delivers it to both users.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use roost_bus::SharedBus;
@@ -13,11 +12,12 @@ use roost_protocol::frame::ack::SendAck;
 use roost_protocol::frame::deliver::Message;
 use roost_protocol::frame::send::Send;
 use roost_protocol::{Encoder, FrameKind, UserId};
+use tokio::sync::watch;
 
 /// A worker thread. Ends when the bus is closed.
 pub(crate) struct LogicStub {
     /// While true nothing is taken from the bus.
-    pub(crate) is_stopped: Arc<AtomicBool>,
+    pub(crate) is_stopped: watch::Sender<bool>,
     /// What sessions did, in order: user and whether it was opened.
     pub(crate) sessions: mpsc::Receiver<(String, bool)>,
     pub(crate) thread: JoinHandle<()>,
@@ -35,25 +35,26 @@ struct State {
 
 impl LogicStub {
     pub(crate) fn start(bus: SharedBus) -> Self {
-        let is_stopped = Arc::new(AtomicBool::new(false));
+        let (is_stopped, mut stopped) = watch::channel(false);
         let (opened, sessions) = mpsc::channel();
-        let stopped = Arc::clone(&is_stopped);
         let thread = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-            runtime.block_on(work(bus, &stopped, &opened));
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(work(bus, &mut stopped, &opened));
         });
         Self { is_stopped, sessions, thread }
     }
 }
 
-async fn work(bus: SharedBus, is_stopped: &AtomicBool, opened: &mpsc::Sender<(String, bool)>) {
+async fn work(
+    bus: SharedBus,
+    is_stopped: &mut watch::Receiver<bool>,
+    opened: &mpsc::Sender<(String, bool)>,
+) {
     let mut consumer = bus.consume_inbound().await.unwrap();
     let mut state = State::default();
     loop {
-        while is_stopped.load(Ordering::Relaxed) {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+        // An error: nobody is left who could stop it.
+        let _ = is_stopped.wait_for(|is_stopped| !is_stopped).await;
         let Some(delivery) = consumer.next().await else { return };
         let batch = InboundBatch::parse(delivery.body.clone()).unwrap();
         for record in batch.iter() {
