@@ -3,8 +3,8 @@
 //! A frame is verified here, once; logic trusts the payload it gets. Heartbeats are answered on the spot. Everything else goes to
 //! logic in the partition of its conversation (SEND, RECEIPT) or of the session's user (the rest).
 //!
-//! When the way to logic is full, a new question is refused `busy`; so is one beyond the window at any time. What cannot be refused (RECEIPT, DELIVER_ACK) is held with all
-//! that came behind it. In both cases the connection is not read until there is room: [`Flow`].
+//! A question beyond the window is refused `busy`, and so is a new one when the way to logic is full. What cannot be refused then
+//! (RECEIPT, DELIVER_ACK) is held with all that came behind it. While the way is full the connection is not read: [`Flow`].
 
 use roost_protocol::decoder::RawFrame;
 use roost_protocol::envelope::InboundKind;
