@@ -14,8 +14,7 @@ use roost_bus::{InProcessBus, SharedBus};
 use roost_gateway::config::{DriverChoice, GatewayConfig};
 use roost_gateway::gateway::Gateway;
 use roost_gateway::session::keys::VerificationKeys;
-
-use crate::generator::{DEV_APP, DEV_KEY_ID, DEV_SECRET};
+use roost_protocol::dev;
 
 const PARTITIONS: u16 = 32;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -36,7 +35,7 @@ pub fn run(shards: u16, driver: DriverChoice) -> Result<()> {
     config.timeouts.idle = HOUR;
     config.timeouts.heartbeat_interval = HOUR / 2;
     let mut keys = VerificationKeys::new();
-    keys.add_hs256(DEV_KEY_ID, Some(DEV_APP), DEV_SECRET)?;
+    keys.add_hs256(dev::KEY_ID, Some(dev::APP), dev::SECRET.as_bytes())?;
 
     let bus = InProcessBus::new(PARTITIONS).shared();
     let gateway = Gateway::start(config, keys, bus.clone())?;

@@ -1,19 +1,12 @@
 //! Access tokens of virtual users, minted as an integrator's server would.
 //!
-//! The defaults are the development keys of `roost dev`; they are well known and refused anywhere
-//! else.
+//! Without options that is with the public key of `roost dev`, [`roost_protocol::dev`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-/// App of `roost dev`.
-pub const DEV_APP: &str = "demo";
-/// Key id of the development key.
-pub const DEV_KEY_ID: &str = "dev";
-/// Secret of the development key.
-pub const DEV_SECRET: &str = "roost-dev-secret-never-use-outside-dev";
 /// Longer than any run.
 const LIFETIME_S: u64 = 24 * 3600;
 

@@ -13,8 +13,6 @@ use crate::checker::{ConversationId, History, Record, payload_hash};
 const USERS_PER_REQUEST: usize = 1000;
 /// Messages in one page.
 const PAGE_MESSAGES: usize = roost_protocol::limits::PAGE_MESSAGES_MAX;
-/// API key of the app of `roost dev`.
-pub const DEV_API_KEY: &str = "roost-dev-api-key-never-use-outside-dev";
 
 /// Why the HTTP API could not be used.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use roost_protocol::dev;
 
 use crate::arrival::Arrivals;
-use crate::credential::{DEV_APP, DEV_KEY_ID, DEV_SECRET};
-use crate::http::DEV_API_KEY;
 use crate::user::STAMP_BYTES;
 
 /// Load tester of Roost: open loop, judged by a history checker.
@@ -132,17 +131,17 @@ pub struct Common {
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub source: Vec<Ipv4Addr>,
     /// App of the users.
-    #[arg(long, default_value = DEV_APP)]
+    #[arg(long, default_value = dev::APP)]
     pub app: String,
     /// Id of the HS256 key that signs the users' tokens.
-    #[arg(long, default_value = DEV_KEY_ID)]
+    #[arg(long, default_value = dev::KEY_ID)]
     pub key_id: String,
     /// Its secret.
-    #[arg(long, default_value = DEV_SECRET, env = "ROOST_KEY_SECRET", hide_env_values = true,
+    #[arg(long, default_value = dev::SECRET, env = "ROOST_KEY_SECRET", hide_env_values = true,
         hide_default_value = true)]
     pub key_secret: String,
     /// API key for creating users and reading back what is stored.
-    #[arg(long, default_value = DEV_API_KEY, env = "ROOST_API_KEY", hide_env_values = true,
+    #[arg(long, default_value = dev::API_KEY, env = "ROOST_API_KEY", hide_env_values = true,
         hide_default_value = true)]
     pub api_key: String,
 }

@@ -5,10 +5,11 @@
 //! * Secrets, tokens and passwords are never logged and never stored: passwords as argon2id, refresh tokens as SHA-256.
 //! * Sample secrets exist in [`dev`] alone and work in development only.
 
-pub mod dev;
 pub mod keys;
 pub mod password;
 pub mod refresh;
 pub mod token;
+
+pub use roost_protocol::dev;
 
 pub use keys::{KeyMaterial, Keys, KeysError, VerificationKey};

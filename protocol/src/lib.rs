@@ -1,5 +1,5 @@
 //! The wire format of Roost: header and FlatBuffers payload of every frame, the incremental decoder, identifiers,
-//! limits, close reasons and refusal codes, and the envelopes between gateway and logic.
+//! limits, close reasons and refusal codes, the envelopes between gateway and logic, and the public keys of development.
 //!
 //! Invariants:
 //! * No I/O, no clock, no thread: bytes and values in, bytes and values out.
@@ -10,6 +10,7 @@
 
 pub mod close_reason;
 pub mod decoder;
+pub mod dev;
 pub mod envelope;
 pub mod frame;
 #[allow(

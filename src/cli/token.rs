@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{anyhow, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use roost_logic::auth::dev;
-use roost_protocol::UserId;
+use roost_protocol::{UserId, dev};
 
 /// Longest life of such a token.
 pub(super) const TTL_S_MAX: u64 = 24 * 3600;

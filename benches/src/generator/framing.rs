@@ -19,13 +19,6 @@ const MESSAGE_BYTES: usize = 64;
 /// Each answer during a login comes within this.
 const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// App, key id and secret of the gateway's development key.
-pub(crate) const DEV_APP: &str = "demo";
-/// See [`DEV_APP`].
-pub(crate) const DEV_KEY_ID: &str = "dev";
-/// See [`DEV_APP`].
-pub(crate) const DEV_SECRET: &[u8] = b"roost-dev-secret-never-use-outside-dev";
-
 /// What a subject speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Framing {

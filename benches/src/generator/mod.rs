@@ -15,7 +15,6 @@ mod outcome;
 mod run;
 
 pub use framing::Framing;
-pub(crate) use framing::{DEV_APP, DEV_KEY_ID, DEV_SECRET};
 pub use outcome::{Latency, Nanoseconds, Outcome, histogram};
 pub use run::{print, run};
 

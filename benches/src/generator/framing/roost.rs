@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use roost_protocol::frame::connect::{Connect, Credential, DeviceClass};
 use roost_protocol::frame::ping::Ping;
-use roost_protocol::{Decoder, DeviceId, Encoder, Frame, limits};
+use roost_protocol::{Decoder, DeviceId, Encoder, Frame, dev, limits};
 use serde::Serialize;
 
 use super::MESSAGE_BYTES;
@@ -27,14 +27,14 @@ struct Claims<'a> {
 fn mint(user: &str) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let claims = Claims {
-        app: super::DEV_APP,
+        app: dev::APP,
         sub: user,
         iat: now.as_secs(),
         exp: (now + TOKEN_LIFETIME).as_secs(),
     };
     let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
-    header.kid = Some(super::DEV_KEY_ID.to_owned());
-    let key = jsonwebtoken::EncodingKey::from_secret(super::DEV_SECRET);
+    header.kid = Some(dev::KEY_ID.to_owned());
+    let key = jsonwebtoken::EncodingKey::from_secret(dev::SECRET.as_bytes());
     Ok(jsonwebtoken::encode(&header, &claims, &key)?)
 }
 
