@@ -126,6 +126,10 @@ pub struct Common {
     /// Thresholds, such as `ack_us.p99 = 10000`.
     #[arg(long, value_name = "FILE.toml")]
     pub slo: Option<PathBuf>,
+    /// Others use this machine: stolen CPU and overflowing listen queues, which are counted for the
+    /// whole machine, become notes of the report instead of making the run void.
+    #[arg(long)]
+    pub shared_machine: bool,
     /// Source addresses of ballast connections to a server on another machine; each gives
     /// 8,000.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]

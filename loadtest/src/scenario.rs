@@ -135,7 +135,12 @@ impl Stage {
             .and_then(ServerWatch::usage)
             .or_else(|| self.timeline.iter().rev().find_map(|second| second.server));
         run.timeline = std::mem::take(&mut self.timeline);
-        run.void_reasons.extend(MachineCounters::read().void_reasons_since(&self.machine));
+        let disturbances = MachineCounters::read().disturbances_since(&self.machine);
+        if self.common.shared_machine {
+            run.notes.extend(disturbances);
+        } else {
+            run.void_reasons.extend(disturbances);
+        }
         run.environment = Environment::read(self.http.driver());
         run.slo = slo::judge(&self.thresholds, &run);
         println!("{}", report::table(&run));

@@ -112,7 +112,7 @@ fn cpu_s(pid: u32) -> Option<f64> {
     Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
-/// Counters of the machine whose growth makes a run void.
+/// Counters of the whole machine whose growth disturbs a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MachineCounters {
     cpu_ticks: u64,
@@ -144,9 +144,9 @@ impl MachineCounters {
         }
     }
 
-    /// Why what happened since `before` makes a run void.
+    /// What happened since `before` that a run's figures cannot be trusted after, whoever did it.
     #[must_use]
-    pub fn void_reasons_since(&self, before: &Self) -> Vec<String> {
+    pub fn disturbances_since(&self, before: &Self) -> Vec<String> {
         let mut reasons = Vec::new();
         let all = self.cpu_ticks.saturating_sub(before.cpu_ticks);
         let stolen = self.stolen_ticks.saturating_sub(before.stolen_ticks);
@@ -192,19 +192,19 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_machine_voids_nothing() {
+    fn a_quiet_machine_disturbs_nothing() {
         let stat = "cpu  100 0 50 800 0 0 0 10 0 0\n";
         let netstat = "TcpExt: SyncookiesSent ListenOverflows\nTcpExt: 0 7\n";
         let before = MachineCounters::parse(stat, netstat);
-        assert_eq!(before.void_reasons_since(&before), Vec::<String>::new());
+        assert_eq!(before.disturbances_since(&before), Vec::<String>::new());
     }
 
     #[test]
-    fn stolen_time_and_overflows_void_a_run() {
+    fn stolen_time_and_overflows_disturb_a_run() {
         let netstat = |n: u32| format!("TcpExt: A ListenOverflows\nTcpExt: 0 {n}\n");
         let before = MachineCounters::parse("cpu  100 0 50 800 0 0 0 10 0 0\n", &netstat(7));
         let after = MachineCounters::parse("cpu  150 0 60 820 0 0 0 30 0 0\n", &netstat(9));
-        let said = after.void_reasons_since(&before).join("\n");
+        let said = after.disturbances_since(&before).join("\n");
         assert!(said.contains("20.0 % of the CPU time was stolen"), "{said}");
         assert!(said.contains("overflowed 2 times"), "{said}");
     }

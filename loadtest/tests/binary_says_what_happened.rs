@@ -1,5 +1,8 @@
 //! Proves the exit codes and reports of `roost-load` against a server that behaves, one that
 //! loses, one that refuses, one that is not there, and with a generator that is held up.
+//!
+//! Nothing here depends on the speed of the machine: runs take every lag and share the machine,
+//! but for the one test that is about a void run, which holds the generator up by itself.
 
 mod fake;
 
@@ -43,9 +46,19 @@ fn run(server: Option<&Fake>, arguments: &[&str]) -> Run {
     finish(folder.path(), child)
 }
 
-/// A short chat; generous with lag, since a test machine may be busy.
-const CHAT: [&str; 9] =
-    ["chat", "--users", "10", "--rate", "500", "--duration", "2", "--lag-limit-ms", "2000"];
+/// A short chat.
+const CHAT: [&str; 10] = [
+    "chat",
+    "--users",
+    "10",
+    "--rate",
+    "500",
+    "--duration",
+    "2",
+    "--lag-limit-ms",
+    "600000",
+    "--shared-machine",
+];
 
 #[test]
 fn a_good_chat_ends_with_0_and_all_figures() {
@@ -165,11 +178,12 @@ fn mistakes_on_the_command_line_end_with_3() {
 #[test]
 fn idle_connections_are_held_and_answer_heartbeats() {
     let fake = Fake::start(Fault::None);
-    let run = run(Some(&fake), &["idle", "--connections", "200", "--hold", "3"]);
+    let run =
+        run(Some(&fake), &["idle", "--connections", "200", "--hold", "3", "--shared-machine"]);
     assert_eq!(run.code, 0, "{}", run.text);
     let json = run.json.unwrap();
     assert_eq!(json["connections_held"], 200);
-    assert!(json["connect_rate"].as_f64().unwrap() > 10.0);
+    assert!(json["connect_rate"].as_f64().unwrap() > 0.0);
     assert!(run.page.unwrap().contains("Connections over time"));
 }
 
