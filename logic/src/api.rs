@@ -15,18 +15,16 @@ mod openapi;
 mod problem;
 mod rate_limit;
 mod sender;
+mod server;
 mod users;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use roost_membership::ring::Ring;
-use tokio::sync::watch;
 
 use crate::auth::Keys;
 use crate::auth::password::Passwords;
@@ -38,6 +36,7 @@ use crate::store::SharedStore;
 use problem::{Code, Problem};
 use rate_limit::RateLimit;
 pub(crate) use sender::BusSender;
+pub(crate) use server::serve;
 
 /// What handlers share.
 pub(crate) struct Api {
@@ -113,36 +112,6 @@ async fn no_route(uri: axum::http::Uri) -> Problem {
 
 async fn no_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
     Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
-}
-
-/// How long requests under way may take after `stop`.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Serves until `stop`, then lets requests under way finish, but a client that never ends its request cannot hold the process.
-pub(crate) async fn serve(
-    listener: tokio::net::TcpListener,
-    api: Arc<Api>,
-    mut stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    let passwords = api.passwords.clone();
-    tokio::spawn(async move { passwords.warm_up().await });
-    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
-    let mut stop_again = stop.clone();
-    let served = axum::serve(listener, service)
-        .with_graceful_shutdown(async move { stopped(&mut stop).await })
-        .into_future();
-    tokio::select! {
-        result = served => result,
-        () = async {
-            stopped(&mut stop_again).await;
-            tokio::time::sleep(FINISH_TIMEOUT).await;
-        } => Ok(()),
-    }
-}
-
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // An error is a sender that is gone, with the process.
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 #[cfg(test)]

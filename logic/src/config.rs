@@ -73,6 +73,16 @@ documented! {
 documented! {
     /// What one HTTP client may do.
     pub struct HttpSettings {
+        /// Connections at the same time; one more is answered 503 with the code busy, and closed.
+        connections_max ("connections_max"): usize = 1024;
+        /// A connection without a complete request head for this long is closed: one that says nothing, says it byte by byte, or
+        /// waits between two requests. In milliseconds.
+        #[serde(with = "milliseconds")]
+        head_timeout ("head_timeout_ms"): Duration = Duration::from_secs(15);
+        /// A request body must be here this long after its head, or the request is answered 408; and a client that takes nothing
+        /// of its answer for this long is closed. In milliseconds.
+        #[serde(with = "milliseconds")]
+        body_timeout ("body_timeout_ms"): Duration = Duration::from_secs(15);
         /// Largest request body, in bytes.
         body_bytes_max ("body_bytes_max"): usize = 256 * 1024;
         /// Requests to register and login per address and minute.
@@ -161,6 +171,12 @@ impl LogicConfig {
         if self.tokens.access_ttl.is_zero() || self.tokens.refresh_ttl.is_zero() {
             return wrong("tokens", "a token lives longer than 0 ms".to_owned());
         }
+        if self.http.connections_max == 0 {
+            return wrong("http.connections_max", "at least 1".to_owned());
+        }
+        if self.http.head_timeout.is_zero() || self.http.body_timeout.is_zero() {
+            return wrong("http", "head_timeout_ms and body_timeout_ms are at least 1".to_owned());
+        }
         for (index, app) in self.apps.iter().enumerate() {
             if let Err(error) = check_id(&app.id) {
                 return wrong("apps", format!("app {index}: {error}"));
@@ -212,6 +228,8 @@ mod tests {
         check(|_| {}, None);
         check(|c| c.name = "a b".to_owned(), Some("name"));
         check(|c| c.worker_id = 1024, Some("1023"));
+        check(|c| c.http.connections_max = 0, Some("at least 1"));
+        check(|c| c.http.head_timeout = Duration::ZERO, Some("head_timeout_ms"));
         check(
             |c| c.apps.push(AppConfig { id: "shop".to_owned(), ..AppConfig::default() }),
             Some("twice"),

@@ -159,12 +159,9 @@ impl Logic {
         })?;
         let http = spawn("roost-http", runtime(threads)?, async move {
             tokio::spawn(sender.receive(answers));
-            let served = match tokio::net::TcpListener::from_std(listener) {
+            match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => api::serve(listener, api, http_stopped).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
-                tracing::error!(%error, "the HTTP server ended");
+                Err(error) => tracing::error!(%error, "the HTTP server cannot listen"),
             }
         })?;
         Ok(LogicHandle {

@@ -96,6 +96,14 @@ impl Caller {
     pub(crate) fn may_read(&self, conversation: &ConversationId<'_>) -> bool {
         match self {
             Self::Server { .. } => true,
+            Self::User { .. } => self.is_member(conversation),
+        }
+    }
+
+    /// Whether the caller is a user of the conversation, which need not have a message yet.
+    pub(crate) fn is_member(&self, conversation: &ConversationId<'_>) -> bool {
+        match self {
+            Self::Server { .. } => false,
             Self::User { user, .. } => {
                 UserId::new(user).is_ok_and(|user| request::may_read(user, conversation))
             }

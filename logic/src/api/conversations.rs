@@ -108,7 +108,7 @@ fn unknown_conversation() -> Problem {
     Problem::new(Code::UnknownConversation, "no such conversation, or none of this user")
 }
 
-/// Messages of a conversation.
+/// Messages of a conversation. A single chat without a message is an empty page to its two users, and unknown to servers.
 #[utoipa::path(get, path = "/v1/conversations/{conversation}/messages",
     params(("conversation" = String, Path, description = "Conversation id"), HistoryParams),
     security(("bearer" = [])), responses((status = 200, body = HistoryPage), (status = 404, body = ProblemDocument)))]
@@ -130,7 +130,12 @@ pub(crate) async fn history(
         newest_first: params.order == Order::NewestFirst,
     };
     let found = api.store.history(caller.app(), &conversation, range).await?;
-    let (latest_seq, mut messages) = found.ok_or_else(unknown_conversation)?;
+    let (latest_seq, mut messages) = match found {
+        Some(found) => found,
+        // Before its first message a single chat is there for its members, and empty.
+        None if caller.is_member(&id) => (0, Vec::new()),
+        None => return Err(unknown_conversation()),
+    };
     let more = messages.len() > limit;
     messages.truncate(limit);
     let messages = messages.into_iter().map(MessageJson::from).collect();

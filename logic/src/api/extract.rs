@@ -1,21 +1,30 @@
 //! Bodies and query strings, with mistakes told as problems.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
+use super::Api;
 use super::problem::{Code, Problem};
 
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+        let limit = api.config.http.body_timeout;
+        let whole = tokio::time::timeout(limit, Bytes::from_request(request, api)).await;
+        let whole = whole.map_err(|_| {
+            let ms = limit.as_millis();
+            Problem::new(Code::BodyTimeout, format!("the body was not here within {ms} ms"))
+        })?;
+        let bytes = whole.map_err(|rejection| {
             let too_large = matches!(
                 rejection,
                 BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_))

@@ -44,10 +44,11 @@ codes! {
     UnknownApp = "unknown_app", NOT_FOUND, "name an app of the configuration";
     UnknownUser = "unknown_user", NOT_FOUND, "create the user first with POST /v1/users or /v1/register";
     UnknownConversation = "unknown_conversation", NOT_FOUND,
-        "a single chat is named s:<user>:<user> in byte order, and exists from its first message on";
+        "a single chat is named s:<user>:<user> in byte order; for others than its two users it exists from its first message on";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "/v1/openapi.json lists all routes";
     Conflict = "conflict", CONFLICT, "choose another name";
     IdReuse = "id_reuse", CONFLICT, "make a new random client_msg_id for every message";
+    BodyTimeout = "body_timeout", REQUEST_TIMEOUT, "send the whole body at once; nothing was done";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "send less at once";
     Quarantined = "quarantined", UNPROCESSABLE_ENTITY, "report this to the operator, who has a copy";
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "wait as Retry-After says";

@@ -159,6 +159,27 @@ async fn users_read_what_is_theirs() {
     }
 }
 
+/// To its members a single chat is there before its first message; a stranger cannot tell it from one that is not.
+#[tokio::test]
+async fn a_chat_without_messages_is_empty_for_its_members() {
+    let server = Server::start().await;
+    server.add_users(&["alice"]).await;
+    let (carol, dave) = (server.register("carol").await, server.register("dave").await);
+    let (carol, dave) = (text(&carol["access_token"]), text(&dave["access_token"]));
+    let path = "/v1/conversations/s:alice:carol/messages";
+    let page = server.get(path, carol).await;
+    let empty = json!({
+        "conversation": "s:alice:carol", "messages": [], "latest_seq": 0, "more": false
+    });
+    assert_eq!((page.status, page.body), (StatusCode::OK, empty));
+    let before = server.get(path, dave).await;
+    server.post("/v1/messages", carol, message(None, "alice", 1, "hello")).await;
+    assert_eq!(server.get(path, carol).await.body["latest_seq"], 1);
+    let after = server.get(path, dave).await;
+    assert_eq!((before.status, after.status), (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND));
+    assert_eq!(before.body, after.body, "absent and forbidden look the same");
+}
+
 #[tokio::test]
 async fn a_user_is_located() {
     let server = Server::start().await;
