@@ -6,9 +6,14 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::clock::RunClock;
+
+/// The pacer sleeps at least so long: at high rates it hands over several arrivals at once, each at
+/// most so much late, instead of waking up a worker for each.
+const SLEEP_MIN: Duration = Duration::from_micros(200);
 
 /// How arrivals are spaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,30 +36,26 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Size on the way from pacer to worker.
-    pub const BYTES: usize = 16;
-
-    /// For the way.
+    /// Of nobody to nobody: only its time counts, which is the start of the schedule.
     #[must_use]
-    pub fn to_bytes(self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        bytes[..8].copy_from_slice(&self.intended_us.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.sender.to_le_bytes());
-        bytes[12..].copy_from_slice(&self.receiver.to_le_bytes());
-        bytes
+    pub const fn start(start_us: u64) -> Self {
+        Self { intended_us: start_us, sender: u32::MAX, receiver: u32::MAX }
     }
 
-    /// The reverse of what the pacer writes.
+    /// Whether it is the start of the schedule.
     #[must_use]
-    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let [a, b, c, d, e, f, g, h, rest @ ..] = *bytes;
-        let [i, j, k, l, m, n, o, p] = rest;
-        Self {
-            intended_us: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            sender: u32::from_le_bytes([i, j, k, l]),
-            receiver: u32::from_le_bytes([m, n, o, p]),
-        }
+    pub const fn is_start(&self) -> bool {
+        self.sender == u32::MAX
     }
+}
+
+/// The pacer's end of the way to one worker.
+#[derive(Debug)]
+pub struct ToWorker {
+    /// Arrivals in the order of their times.
+    pub arrivals: Sender<Arrival>,
+    /// A byte wakes the worker up. Non-blocking: full, it is being woken up already.
+    pub bell: UnixStream,
 }
 
 /// Who sends to whom and when.
@@ -120,25 +121,32 @@ pub fn pace(
     schedule: Schedule,
     clock: RunClock,
     users_per_worker: u32,
-    mut workers: Vec<UnixStream>,
+    mut workers: Vec<ToWorker>,
     mut is_stopped: impl FnMut() -> bool,
 ) -> io::Result<u64> {
     let mut schedule = schedule.peekable();
-    let mut batches = vec![Vec::new(); workers.len()];
+    let mut is_rung = vec![false; workers.len()];
     let mut offered = 0;
     while let Some(next) = schedule.peek().filter(|_| !is_stopped()) {
         let now_us = clock.now_us();
         if next.intended_us > now_us {
-            std::thread::sleep(Duration::from_micros(next.intended_us - now_us));
+            let wait = Duration::from_micros(next.intended_us - now_us);
+            std::thread::sleep(wait.max(SLEEP_MIN));
             continue;
         }
         while let Some(due) = schedule.next_if(|arrival| arrival.intended_us <= now_us) {
-            batches[(due.sender / users_per_worker) as usize].extend(due.to_bytes());
+            let worker = (due.sender / users_per_worker) as usize;
+            workers[worker].arrivals.send(due).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            is_rung[worker] = true;
             offered += 1;
         }
-        for (worker, batch) in workers.iter_mut().zip(&mut batches) {
-            worker.write_all(batch)?;
-            batch.clear();
+        for (worker, is_rung) in workers.iter_mut().zip(&mut is_rung) {
+            if std::mem::take(is_rung)
+                && let Err(e) = worker.bell.write(&[1])
+                && e.kind() != io::ErrorKind::WouldBlock
+            {
+                return Err(e);
+            }
         }
     }
     Ok(offered)
@@ -185,7 +193,10 @@ mod tests {
     #[test]
     fn the_pacer_is_never_early_and_sends_everything() {
         let clock = RunClock::start();
-        let (to_worker, mut worker) = UnixStream::pair().unwrap();
+        let (bell, mut rung) = UnixStream::pair().unwrap();
+        bell.set_nonblocking(true).unwrap();
+        let (arrivals, received) = std::sync::mpsc::channel();
+        let to_worker = ToWorker { arrivals, bell };
         let schedule = Schedule::new(
             Arrivals::Poisson,
             5000.0,
@@ -195,14 +206,15 @@ mod tests {
         );
         let expected: Vec<Arrival> = schedule.clone().collect();
         let pacer = std::thread::spawn(move || pace(schedule, clock, 4, vec![to_worker], || false));
-        let mut received = Vec::new();
-        let mut bytes = [0; Arrival::BYTES];
-        while io::Read::read_exact(&mut worker, &mut bytes).is_ok() {
-            let arrival = Arrival::from_bytes(&bytes);
+        let mut in_time = Vec::new();
+        for arrival in received {
             assert!(clock.now_us() >= arrival.intended_us);
-            received.push(arrival);
+            in_time.push(arrival);
         }
         assert_eq!(pacer.join().unwrap().unwrap(), expected.len() as u64);
-        assert_eq!(received, expected);
+        assert_eq!(in_time, expected);
+        let mut rings = Vec::new();
+        io::Read::read_to_end(&mut rung, &mut rings).unwrap();
+        assert!((1..=expected.len()).contains(&rings.len()));
     }
 }

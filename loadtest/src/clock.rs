@@ -26,6 +26,12 @@ impl RunClock {
         self.start_us + micros(self.start.elapsed())
     }
 
+    /// An instant in microseconds since 1970. Instants before the start give the start.
+    #[must_use]
+    pub fn us_of(&self, at: Instant) -> u64 {
+        self.start_us + micros(at.saturating_duration_since(self.start))
+    }
+
     /// When the clock started, in microseconds since 1970.
     #[must_use]
     pub const fn start_us(&self) -> u64 {

@@ -12,6 +12,7 @@ pub mod environment;
 pub mod histogram;
 pub mod http;
 pub mod options;
+pub mod priority;
 pub mod report;
 pub mod run;
 pub mod scenario;

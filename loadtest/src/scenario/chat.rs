@@ -7,7 +7,6 @@ mod worker;
 
 use std::fs::File;
 use std::io::BufWriter;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,11 +16,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use roost_client::core::config::Tuning;
 
 use super::{ChatCounters, RAMP_PATIENCE_US, Stage, add_ballast};
-use crate::arrival::{Arrivals, Schedule, pace};
+use crate::arrival::{Arrivals, Schedule, ToWorker, pace};
 use crate::ballast::Ballast;
 use crate::checker::{Expectations, History, Record, judge};
 use crate::http::HttpError;
 use crate::options::Chat;
+use crate::priority;
 use crate::run::{Outcome, Run};
 use crate::user::UserPlan;
 use worker::{Worker, WorkerPlan, WorkerResult};
@@ -48,6 +48,7 @@ pub fn run_until(options: Chat, is_over: &Arc<AtomicBool>) -> Result<Run> {
         bail!("--rate has to be a number above 0, it is {}", options.rate);
     }
     let mut stage = Stage::set(options.common.clone())?;
+    let priority_note = priority::raise();
     let names: Arc<[String]> =
         (0..options.users).map(|n| format!("load-{:08x}-{n}", stage.run_id)).collect();
     stage.http.create_users(&names)?;
@@ -55,7 +56,7 @@ pub fn run_until(options: Chat, is_over: &Arc<AtomicBool>) -> Result<Run> {
     chat.log_in(&mut stage)?;
     chat.send(&mut stage, is_over)?;
     chat.drain(&mut stage);
-    chat.finish(stage)
+    chat.finish(stage, priority_note)
 }
 
 struct ChatRun<'o> {
@@ -153,7 +154,7 @@ impl<'o> ChatRun<'o> {
     fn send(&mut self, stage: &mut Stage, is_over: &Arc<AtomicBool>) -> Result<()> {
         let options = self.options;
         let start_us = stage.clock.now_us() + LEAD_US;
-        let streams: Vec<UnixStream> =
+        let to_workers: Vec<ToWorker> =
             self.workers.iter_mut().map(|worker| worker.begin(start_us)).collect::<Result<_>>()?;
         let duration = Duration::from_secs(options.duration);
         let schedule = Schedule::new(
@@ -165,9 +166,9 @@ impl<'o> ChatRun<'o> {
         );
         let (clock, is_over) = (stage.clock, Arc::clone(is_over));
         let per_worker = options.users.div_ceil(options.threads);
-        let pacer = std::thread::Builder::new()
-            .name("pacer".into())
-            .spawn(move || pace(schedule, clock, per_worker, streams, || is_over.load(Relaxed)))?;
+        let pacer = std::thread::Builder::new().name("pacer".into()).spawn(move || {
+            pace(schedule, clock, per_worker, to_workers, || is_over.load(Relaxed))
+        })?;
         while !pacer.is_finished() {
             self.tick(stage, "sending");
         }
@@ -206,7 +207,7 @@ impl<'o> ChatRun<'o> {
         }
     }
 
-    fn finish(mut self, mut stage: Stage) -> Result<Run> {
+    fn finish(mut self, mut stage: Stage, note: Option<String>) -> Result<Run> {
         self.tick(&mut stage, "stopping");
         let online = self.counters.online.load(Relaxed);
         self.counters.is_stopped.store(true, Relaxed);
@@ -218,6 +219,7 @@ impl<'o> ChatRun<'o> {
             offered: self.offered,
             sent: self.counters.sent.load(Relaxed),
             delivered: self.counters.delivered.load(Relaxed),
+            notes: note.into_iter().collect(),
             ..Run::default()
         };
         let mut history = History::new();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checker::History;
+use crate::checker::{History, MessageId};
 use crate::histogram::{Latency, LatencyHistogram};
 
 /// What the users of one worker record.
@@ -16,6 +16,21 @@ pub struct Ledger {
     pub(crate) disconnects: BTreeMap<String, u64>,
     pub(crate) refusals: BTreeMap<String, u64>,
     pub(crate) start_us: u64,
-    /// By message id of the history.
-    pub(crate) hashes: Vec<u64>,
+    /// Of bodies, by message.
+    hashes: Vec<u64>,
+}
+
+impl Ledger {
+    pub(super) fn set_hash(&mut self, message: MessageId, hash: u64) {
+        let index = message.index();
+        if self.hashes.len() <= index {
+            self.hashes.resize(index + 1, 0);
+        }
+        self.hashes[index] = hash;
+    }
+
+    /// 0 when none was set.
+    pub(super) fn hash_of(&self, message: MessageId) -> u64 {
+        self.hashes.get(message.index()).copied().unwrap_or(0)
+    }
 }

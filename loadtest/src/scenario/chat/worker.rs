@@ -1,27 +1,30 @@
-//! A thread with its share of the users: a monoio runtime that takes arrivals from the pacer.
+//! A thread with its share of the users: a runtime that takes arrivals from the pacer.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use monoio::io::AsyncReadRent;
+use tokio::io::AsyncReadExt;
+use tokio::task::{LocalSet, spawn_local};
 
-use crate::arrival::Arrival;
+use crate::arrival::{Arrival, ToWorker};
 use crate::checker::History;
 use crate::histogram::{Latency, LatencyHistogram};
-use crate::user::{Ledger, User, UserPlan};
+use crate::user::{Shared, User, UserPlan};
 
 /// How often a worker looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(10);
-const RING_ENTRIES: u32 = 4096;
-const READ_BYTES: usize = 64 * 1024;
+/// How late a timer of a user may be: all are looked at together.
+const ALARM_INTERVAL: Duration = Duration::from_millis(2);
+/// Rings of the pacer that are read at once.
+const BELL_BYTES: usize = 4096;
 
 /// What a worker is to do.
 pub(super) struct WorkerPlan {
@@ -44,53 +47,63 @@ pub(super) struct WorkerResult {
     pub(super) refusals: BTreeMap<String, u64>,
 }
 
+/// The worker's end of the way from the pacer.
+struct FromPacer {
+    arrivals: Receiver<Arrival>,
+    rung: UnixStream,
+}
+
 /// A running worker.
 pub(super) struct Worker {
     thread: JoinHandle<Result<WorkerResult>>,
-    arrivals: Option<UnixStream>,
+    begin: Option<ToWorker>,
 }
 
 impl Worker {
     /// Starts the thread; its users log in at once.
     pub(super) fn start(plan: WorkerPlan) -> Result<Self> {
-        let (to_worker, from_pacer) = UnixStream::pair().context("cannot make a socket pair")?;
-        from_pacer.set_nonblocking(true)?;
+        let (bell, rung) = UnixStream::pair().context("cannot make a socket pair")?;
+        bell.set_nonblocking(true)?;
+        rung.set_nonblocking(true)?;
+        let (to_worker, arrivals) = channel();
+        let from_pacer = FromPacer { arrivals, rung };
         let name = format!("users-{}", plan.users.start);
         let thread = std::thread::Builder::new()
             .name(name)
             .spawn(move || run(plan, from_pacer))
             .context("cannot start a thread")?;
-        Ok(Self { thread, arrivals: Some(to_worker) })
+        let to_worker = ToWorker { arrivals: to_worker, bell };
+        Ok(Self { thread, begin: Some(to_worker) })
     }
 
-    /// Says when the schedule starts, and gives what the pacer writes to.
-    pub(super) fn begin(&mut self, start_us: u64) -> Result<UnixStream> {
-        let mut stream = self.arrivals.take().ok_or_else(|| anyhow!("a worker begins once"))?;
-        // An arrival of nobody to nobody: only its time counts.
-        let start = Arrival { intended_us: start_us, sender: u32::MAX, receiver: u32::MAX };
-        std::io::Write::write_all(&mut stream, &start.to_bytes())?;
-        Ok(stream)
+    /// Says when the schedule starts, and gives what the pacer needs.
+    pub(super) fn begin(&mut self, start_us: u64) -> Result<ToWorker> {
+        let to_worker = self.begin.take().ok_or_else(|| anyhow!("a worker begins once"))?;
+        let start = Arrival::start(start_us);
+        to_worker.arrivals.send(start).map_err(|_| anyhow!("a thread of users ended"))?;
+        Ok(to_worker)
     }
 
     /// Waits for the end, which the shared counters ask for.
     pub(super) fn finish(self) -> Result<WorkerResult> {
-        drop(self.arrivals);
+        drop(self.begin);
         self.thread.join().map_err(|_| anyhow!("a thread of users panicked"))?
     }
 }
 
-fn run(plan: WorkerPlan, arrivals: UnixStream) -> Result<WorkerResult> {
-    let mut runtime = monoio::RuntimeBuilder::<monoio::FusionDriver>::new()
-        .with_entries(RING_ENTRIES)
-        .enable_timer()
+fn run(plan: WorkerPlan, pacer: FromPacer) -> Result<WorkerResult> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .context("cannot start the runtime of the users")?;
-    let ledger = Rc::new(RefCell::new(Ledger::default()));
-    let result = runtime.block_on(serve(plan, arrivals, Rc::clone(&ledger)));
+    let FromPacer { arrivals, rung } = pacer;
+    let shared = Rc::new(Shared::new(plan.users.start, Arc::clone(&plan.names), arrivals));
+    let tasks = LocalSet::new();
+    let result = tasks.block_on(&runtime, serve(plan, rung, Rc::clone(&shared)));
     // Ends the users' tasks, which share the ledger.
-    drop(runtime);
+    drop(tasks);
     result?;
-    let ledger = std::mem::take(&mut *ledger.borrow_mut());
+    let ledger = shared.ledger.take();
     Ok(WorkerResult {
         history: ledger.history,
         ack: ledger.ack,
@@ -102,61 +115,56 @@ fn run(plan: WorkerPlan, arrivals: UnixStream) -> Result<WorkerResult> {
     })
 }
 
-async fn serve(plan: WorkerPlan, arrivals: UnixStream, ledger: Rc<RefCell<Ledger>>) -> Result<()> {
+async fn serve(plan: WorkerPlan, rung: UnixStream, shared: Rc<Shared>) -> Result<()> {
     let mut users = Vec::new();
-    for number in plan.users.clone() {
+    for (index, number) in plan.users.clone().enumerate() {
         let name = plan.names[number as usize].clone();
-        let user = User::new(name, Arc::clone(&plan.user), Rc::clone(&ledger));
+        let user = User::new(name, index, Arc::clone(&plan.user), Rc::clone(&shared));
         users.push(user.map_err(|e| anyhow!(e))?);
     }
     let plan = Rc::new(plan);
-    monoio::spawn(log_in(Rc::clone(&plan), users.clone()));
-    let stream = monoio::net::UnixStream::from_std(arrivals)?;
-    monoio::spawn(take_arrivals(Rc::clone(&plan), stream, users.clone(), ledger));
+    let users: Rc<[Rc<User>]> = users.into();
+    shared.users.replace(Rc::clone(&users));
+    spawn_local(log_in(Rc::clone(&plan), Rc::clone(&users)));
+    spawn_local(ring_alarms(Rc::clone(&shared), Rc::clone(&users)));
+    let rung = tokio::net::UnixStream::from_std(rung)?;
+    spawn_local(answer_bell(rung, Rc::clone(&shared)));
     while !plan.user.counters.is_stopped.load(Relaxed) {
-        monoio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK).await;
     }
     users.iter().for_each(|user| user.settle());
+    // They point at each other.
+    shared.users.replace(Rc::default());
     Ok(())
 }
 
 /// The users of all workers log in in the order of their numbers, at the pace of the ramp.
-async fn log_in(plan: Rc<WorkerPlan>, users: Vec<Rc<User>>) {
-    for (user, number) in users.into_iter().zip(plan.users.clone()) {
+async fn log_in(plan: Rc<WorkerPlan>, users: Rc<[Rc<User>]>) {
+    for (user, number) in users.iter().zip(plan.users.clone()) {
         let at_us = plan.started_us + (f64::from(number) / plan.ramp * 1e6) as u64;
         let at = plan.user.clock.instant(at_us);
         if at > Instant::now() {
-            monoio::time::sleep_until(monoio::time::Instant::from_std(at)).await;
+            tokio::time::sleep_until(at.into()).await;
         }
-        monoio::spawn(user.live());
+        user.start();
     }
 }
 
-async fn take_arrivals(
-    plan: Rc<WorkerPlan>,
-    mut stream: monoio::net::UnixStream,
-    users: Vec<Rc<User>>,
-    ledger: Rc<RefCell<Ledger>>,
-) {
-    let mut partial = Vec::new();
-    let mut buffer = vec![0; READ_BYTES];
+async fn ring_alarms(shared: Rc<Shared>, users: Rc<[Rc<User>]>) {
     loop {
-        let (result, returned) = stream.read(buffer).await;
-        buffer = returned;
-        let size = result.unwrap_or(0);
-        if size == 0 {
-            return;
+        tokio::time::sleep(ALARM_INTERVAL).await;
+        let now = Instant::now();
+        while let Some((at, index)) = shared.alarms.take_due(now) {
+            shared.send_due();
+            users[index].on_alarm(at);
         }
-        partial.extend_from_slice(&buffer[..size]);
-        let (whole, rest) = partial.as_chunks::<{ Arrival::BYTES }>();
-        for arrival in whole.iter().map(Arrival::from_bytes) {
-            if arrival.sender == u32::MAX {
-                ledger.borrow_mut().start_us = arrival.intended_us;
-                continue;
-            }
-            let sender = (arrival.sender - plan.users.start) as usize;
-            users[sender].send(&plan.names[arrival.receiver as usize], arrival.intended_us);
-        }
-        partial = rest.to_vec();
+    }
+}
+
+/// The pacer rings when something is due; a thread that is busy anyway looks by itself.
+async fn answer_bell(mut rung: tokio::net::UnixStream, shared: Rc<Shared>) {
+    let mut buffer = vec![0; BELL_BYTES];
+    while let Ok(1..) = rung.read(&mut buffer).await {
+        shared.send_due();
     }
 }
