@@ -21,11 +21,13 @@ use roost_gateway::shard::inbound::{Gate, InboundSource, inbound};
 use roost_gateway::shard::mailbox::{MailboxSender, mailbox};
 use roost_gateway::shard::message::{ShardAction, ShardItem, ShardMessage};
 use roost_gateway::shard::{Shard, ShardParts};
-use roost_protocol::envelope::{Inbound, InboundBatch, InboundBatchBuilder, InboundKind};
+use roost_protocol::envelope::{
+    Forwarded, Inbound, InboundBatch, InboundBatchBuilder, InboundKind,
+};
 use roost_protocol::frame::ack::{SendAck, SendRefused};
 use roost_protocol::frame::event::Event;
 use roost_protocol::frame::request::Response;
-use roost_protocol::{Encoder, Frame, FrameKind, Header, RefusalCode, UserId};
+use roost_protocol::{Encoder, FrameKind, Header, RefusalCode, UserId};
 
 /// Wall clock at the start of each run.
 pub(crate) const START_US: u64 = 1_800_000_000_000_000;
@@ -194,7 +196,7 @@ impl World {
             }
             InboundKind::Frame => {
                 // Logic trusts what the gateway forwards.
-                let frame = Frame::decode(inbound.frame_kind, payload);
+                let frame = Forwarded::decode(inbound.frame_kind, payload);
                 self.answer_to_frame(inbound, &frame.expect("the gateway verified it"))?
             }
         };
@@ -207,11 +209,11 @@ impl World {
     fn answer_to_frame(
         &mut self,
         inbound: &Inbound<'_>,
-        frame: &Frame<'_>,
+        frame: &Forwarded<'_>,
     ) -> Option<(FrameKind, Bytes)> {
         let encoder = &mut self.encoder;
         match frame {
-            Frame::Send(send) => {
+            Forwarded::Send(send) => {
                 self.seq += 1;
                 let sender = UserId::new(inbound.user).expect("a session's user");
                 if send.client_seq == u32::MAX {
@@ -234,24 +236,12 @@ impl World {
                 };
                 Some((FrameKind::SendAck, Bytes::copy_from_slice(ack.payload(encoder))))
             }
-            Frame::Request(_) => {
+            Forwarded::Request(_) => {
                 let page =
                     Response::SyncPage { entries: vec![], latest_inbox_seq: self.seq, more: false };
                 Some((FrameKind::Response, Bytes::copy_from_slice(page.payload(encoder))))
             }
-            Frame::DeliverAck(_) | Frame::Receipt(_) => None,
-            Frame::Connect(_)
-            | Frame::Connected(_)
-            | Frame::Ping(_)
-            | Frame::Pong(_)
-            | Frame::SendAck(_)
-            | Frame::SendRefused(_)
-            | Frame::Deliver(_)
-            | Frame::Event(_)
-            | Frame::Response(_)
-            | Frame::Redirect(_)
-            | Frame::GoAway(_)
-            | Frame::Close(_) => panic!("the gateway forwarded {:?}", frame.kind()),
+            Forwarded::DeliverAck(_) | Forwarded::Receipt(_) => None,
         }
     }
 

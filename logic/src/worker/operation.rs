@@ -2,8 +2,7 @@
 //! is ignored and counted, because nobody can be answered.
 
 use bytes::Bytes;
-use roost_protocol::envelope::{Inbound, InboundKind};
-use roost_protocol::frame::Frame;
+use roost_protocol::envelope::{Forwarded, Inbound, InboundKind};
 use roost_protocol::frame::deliver::DeliverAck;
 use roost_protocol::frame::receipt::Receipt;
 use roost_protocol::id::UserId;
@@ -63,32 +62,20 @@ fn operation<'a>(
         InboundKind::DigestCheck => return Some(Operation::Read),
         InboundKind::Frame => {}
     }
-    match Frame::decode(envelope.frame_kind, payload).ok()? {
-        Frame::Send(send) => {
+    Some(match Forwarded::decode(envelope.frame_kind, payload)? {
+        Forwarded::Send(send) => {
             let conversation = send.target.conversation(caller.user);
-            Some(Operation::Send(send::Input {
+            Operation::Send(send::Input {
                 caller,
                 body: payload.slice_ref(send.body),
                 conversation,
                 conversation_text: conversation.to_string(),
                 send,
                 redelivered,
-            }))
+            })
         }
-        Frame::DeliverAck(ack) => Some(Operation::DeliverAck(caller, ack)),
-        Frame::Receipt(receipt) => Some(Operation::Receipt(caller, receipt)),
-        Frame::Request(_) => Some(Operation::Read),
-        Frame::Connect(_)
-        | Frame::Connected(_)
-        | Frame::Ping(_)
-        | Frame::Pong(_)
-        | Frame::SendAck(_)
-        | Frame::SendRefused(_)
-        | Frame::Deliver(_)
-        | Frame::Event(_)
-        | Frame::Response(_)
-        | Frame::Redirect(_)
-        | Frame::GoAway(_)
-        | Frame::Close(_) => None,
-    }
+        Forwarded::DeliverAck(ack) => Operation::DeliverAck(caller, ack),
+        Forwarded::Receipt(receipt) => Operation::Receipt(caller, receipt),
+        Forwarded::Request(_) => Operation::Read,
+    })
 }
