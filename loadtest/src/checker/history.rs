@@ -26,6 +26,13 @@ impl History {
         Self::default()
     }
 
+    /// Makes room for so many more messages and events: growing a table of a million at once takes
+    /// longer than a recorder that also measures can spare.
+    pub fn reserve(&mut self, messages: usize, events: usize) {
+        self.messages.reserve(messages);
+        self.events.reserve(events);
+    }
+
     /// The id of a user.
     pub fn user(&mut self, name: &str) -> UserId {
         UserId(self.users.intern(name).0)

@@ -36,6 +36,11 @@ impl<K: Clone + Eq + Hash> Interner<K> {
         (id, true)
     }
 
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.ids.reserve(more);
+        self.keys.reserve(more);
+    }
+
     pub(super) fn get(&self, id: u32) -> Option<&K> {
         self.keys.get(id as usize)
     }

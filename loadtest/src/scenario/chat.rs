@@ -28,6 +28,8 @@ use worker::{Worker, WorkerPlan, WorkerResult};
 
 /// Between the last login and the first message.
 const LEAD_US: u64 = 200_000;
+/// A thread gets room for so many messages at most before the run; beyond, its tables grow.
+const ROOM_MESSAGES_MAX: f64 = 10_000_000.0;
 /// Connections that read back the database at the same time.
 const READERS: usize = 4;
 
@@ -89,6 +91,9 @@ impl<'o> ChatRun<'o> {
             ballast.counters().raise_to(options.idle, started_us);
         }
         let per_worker = options.users.div_ceil(options.threads);
+        // Both neighbours of a share may be of another worker; a Poisson schedule may have a few more.
+        let share = options.rate * options.duration as f64 / f64::from(options.threads);
+        let messages = (share * 1.1).min(ROOM_MESSAGES_MAX) as usize;
         let workers = (0..options.users.div_ceil(per_worker))
             .map(|n| {
                 let first = n * per_worker;
@@ -98,6 +103,7 @@ impl<'o> ChatRun<'o> {
                     user: Arc::clone(&plan),
                     started_us,
                     ramp: stage.common.ramp,
+                    messages,
                 })
             })
             .collect::<Result<Vec<_>>>()?;

@@ -20,7 +20,16 @@ pub struct Ledger {
     hashes: Vec<u64>,
 }
 
+/// Sent, acknowledged, shown to both, two receipts.
+const EVENTS_PER_MESSAGE: usize = 6;
+
 impl Ledger {
+    /// Makes room for what so many messages leave here.
+    pub(crate) fn reserve(&mut self, messages: usize) {
+        self.history.reserve(messages, messages.saturating_mul(EVENTS_PER_MESSAGE));
+        self.hashes.reserve(messages);
+    }
+
     pub(super) fn set_hash(&mut self, message: MessageId, hash: u64) {
         let index = message.index();
         if self.hashes.len() <= index {

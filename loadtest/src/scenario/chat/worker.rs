@@ -34,6 +34,8 @@ pub(super) struct WorkerPlan {
     pub(super) started_us: u64,
     /// Logins a second, of all workers together.
     pub(super) ramp: f64,
+    /// Messages that its users are likely to see.
+    pub(super) messages: usize,
 }
 
 /// What a worker recorded.
@@ -98,6 +100,7 @@ fn run(plan: WorkerPlan, pacer: FromPacer) -> Result<WorkerResult> {
         .context("cannot start the runtime of the users")?;
     let FromPacer { arrivals, rung } = pacer;
     let shared = Rc::new(Shared::new(plan.users.start, Arc::clone(&plan.names), arrivals));
+    shared.ledger.borrow_mut().reserve(plan.messages);
     let tasks = LocalSet::new();
     let result = tasks.block_on(&runtime, serve(plan, rung, Rc::clone(&shared)));
     // Ends the users' tasks, which share the ledger.
