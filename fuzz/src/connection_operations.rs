@@ -3,215 +3,32 @@
 //! Promises: no panic; every client reads whole frames with good headers and nothing after CLOSE; after the end no connection,
 //! session or envelope is left.
 
+mod frames;
+mod operation;
+
 use std::time::Duration;
 
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Unstructured;
 use bytes::Bytes;
 use roost_gateway::io::ConnectionKey;
 use roost_gateway::io::simulated::Faults;
 use roost_gateway::shard::message::{DrainPlan, ShardAction, ShardItem, ShardMessage};
 use roost_protocol::frame::SentBy;
 use roost_protocol::frame::close::Close;
-use roost_protocol::frame::deliver::{DeliverAck, Message};
+use roost_protocol::frame::deliver::DeliverAck;
 use roost_protocol::frame::ping::Ping;
 use roost_protocol::frame::receipt::{Receipt, ReceiptKind};
 use roost_protocol::frame::request::Request;
-use roost_protocol::frame::send::{MessageKind, Send, Target};
-use roost_protocol::{
-    ClientMsgId, CloseReason, ConversationId, Encoder, Frame, FrameKind, Header, UserId,
-};
+use roost_protocol::{CloseReason, ConversationId, Encoder, Frame, FrameKind, Header};
 
-use crate::peer::{Peer, connect_frame};
-use crate::world::{Gates, World, token};
+use crate::peer::Peer;
+use crate::world::{Gates, World};
+use frames::{SENDS, deliver, login_frame};
+use operation::{Action, Body, ClientFrame, Item, Kernel, Login, Operation};
 
 /// Clients of one run; more connect than the shard has room for.
 const PEERS_MAX: usize = 10;
 const OPERATIONS_MAX: usize = 60;
-
-/// Something that happens.
-#[derive(Arbitrary, Debug)]
-enum Operation {
-    /// A client connects and says who it is, or nothing.
-    Connect { login: Login },
-    /// A client sends a frame that servers accept, now and then a large one.
-    Send { peer: u8, frame: ClientFrame },
-    /// A client sends a piece of a frame, then the rest.
-    SendInPieces { peer: u8, at: u8, frame: ClientFrame },
-    /// A client sends any bytes.
-    SendBytes { peer: u8, bytes: [u8; 12] },
-    /// A client reads no more.
-    StopReading { peer: u8 },
-    /// It reads again.
-    Read { peer: u8 },
-    /// It finishes sending.
-    HalfClose { peer: u8 },
-    /// It closes.
-    Close { peer: u8 },
-    /// It resets.
-    Reset { peer: u8 },
-    /// Logic has something for connections that may exist.
-    Push { items: [Item; 3] },
-    /// One body for many, large enough to fill outboxes.
-    Flood { index: u8, generation: u8, frames: u8 },
-    /// The bus takes nothing.
-    Stall,
-    /// It takes again.
-    Resume,
-    /// The kernel behaves as badly as this.
-    Kernel { faults: Kernel },
-    /// Milliseconds pass.
-    Pass { ms: u8 },
-    /// Seconds pass.
-    PassLong { s: u8 },
-    /// The gateway begins to drain.
-    Drain { seconds: u8 },
-    /// The gateway ends.
-    Shutdown,
-}
-
-#[derive(Arbitrary, Debug, Clone, Copy)]
-enum Login {
-    Silent,
-    Alice,
-    AliceAgain,
-    AliceTablet,
-    Bob,
-    /// Ends after some seconds.
-    Brief,
-    Wrong,
-}
-
-#[derive(Arbitrary, Debug)]
-enum ClientFrame {
-    Ping { inbox_seq: u8 },
-    EmptyPing,
-    Send { body: Body, refused: bool },
-    Sync { after: u8 },
-    DeliverAck { inbox_seq: u8 },
-    Read { seq: u8 },
-    Delivered,
-    Close,
-    Connect { login: Login },
-}
-
-#[derive(Arbitrary, Debug)]
-struct Item {
-    index: u8,
-    generation: u8,
-    action: Action,
-}
-
-#[derive(Arbitrary, Debug)]
-enum Action {
-    Deliver {
-        inbox_seq: u8,
-        body: Body,
-    },
-    /// A frame of any server kind with any payload.
-    Frame {
-        kind: u8,
-        correlation: u8,
-        payload: [u8; 4],
-    },
-    Close {
-        reason: u8,
-    },
-}
-
-/// Sizes around the limits of what is copied, gathered, held and sent.
-#[derive(Arbitrary, Debug, Clone, Copy)]
-enum Body {
-    Empty,
-    Small,
-    Shared,
-    Large,
-}
-
-impl Body {
-    const ALL: [Self; 4] = [Self::Empty, Self::Small, Self::Shared, Self::Large];
-
-    fn bytes(self) -> Vec<u8> {
-        let bytes = match self {
-            Self::Empty => 0,
-            Self::Small => 100,
-            Self::Shared => 600,
-            Self::Large => 9000,
-        };
-        vec![b'x'; bytes]
-    }
-}
-
-#[derive(Arbitrary, Debug, Clone, Copy)]
-enum Kernel {
-    Good,
-    Harsh,
-    Slow,
-}
-
-thread_local! {
-    static LOGINS: [Vec<u8>; 5] = [
-        connect_frame(&token("alice", "d1", 7000), "d1", 3),
-        connect_frame(&token("alice", "d2", 7000), "d2", 0),
-        connect_frame(&token("bob", "d1", 7000), "d1", 9),
-        connect_frame(&token("brief", "d1", 20), "d1", 0),
-        connect_frame("wrong", "d1", 0),
-    ];
-}
-
-// Encoded once: under a fuzzer's instrumentation that takes longer than all the rest.
-thread_local! {
-    static SENDS: Vec<Vec<u8>> = [1, u32::MAX]
-        .into_iter()
-        .flat_map(|client_seq| Body::ALL.map(|body| send_frame(client_seq, body)))
-        .collect();
-    static DELIVERIES: [Bytes; 4] = Body::ALL.map(delivery);
-}
-
-/// The number `u32::MAX` is refused in the place of logic.
-fn send_frame(client_seq: u32, body: Body) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let send = Send {
-        target: Target::User(UserId::new("bob").expect("an id")),
-        client_msg_id: ClientMsgId([1; 16]),
-        client_seq,
-        kind: MessageKind::TEXT,
-        body: &body.bytes(),
-    };
-    send.encode(&mut Encoder::new(), 1, &mut bytes);
-    bytes
-}
-
-fn delivery(body: Body) -> Bytes {
-    let message = Message {
-        conversation: ConversationId::parse("s:alice:bob").expect("a conversation"),
-        seq: 1,
-        message_id: 1,
-        sender: UserId::new("bob").expect("an id"),
-        client_msg_id: ClientMsgId([2; 16]),
-        kind: MessageKind::TEXT,
-        body: &body.bytes(),
-        server_time_ms: 1,
-    };
-    Bytes::copy_from_slice(message.payload(&mut Encoder::new()))
-}
-
-fn deliver(inbox_seq: u64, body: Body) -> ShardAction {
-    let payload = DELIVERIES.with(|deliveries| deliveries[body as usize].clone());
-    let header = Header::new(FrameKind::Deliver, 0, inbox_seq, payload.len());
-    ShardAction::Frame { header, payload }
-}
-
-fn login_frame(login: Login) -> Vec<u8> {
-    let index = match login {
-        Login::Silent => return Vec::new(),
-        Login::Alice | Login::AliceAgain => 0,
-        Login::AliceTablet => 1,
-        Login::Bob => 2,
-        Login::Brief => 3,
-        Login::Wrong => 4,
-    };
-    LOGINS.with(|logins| logins[index].clone())
-}
 
 /// A seed, then operations.
 pub fn connection_operations(input: &[u8]) {

@@ -4,10 +4,14 @@
 //!
 //! One seed decides everything and is printed on failure: `ROOST_SEED=<n> cargo test -p roost-client --test simulation`.
 
+mod faults;
 mod model;
+mod promises;
+mod server;
 mod world;
 
-use world::{Faults, World};
+use faults::Faults;
+use world::World;
 
 fn run(seed: u64, faults: Faults) {
     let outcome = std::panic::catch_unwind(|| {
