@@ -49,11 +49,16 @@ const SOCKETS_SLACK: u64 = 500;
 /// A reading this far from the line, as a share of the range, makes the slope void.
 const DEVIATION_MAX: f64 = 0.05;
 
+/// Less private memory a connection is no line: a page more or less is its whole range.
+const PRIVATE_BYTES_MIN: f64 = 16.0;
+
 /// One subject; bytes per connection.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     subject: &'static str,
     private: f64,
+    /// What the slope is of: (connections, private bytes of the process).
+    private_readings: Vec<(f64, f64)>,
     /// Farthest reading from the line, as a share of the readings' range.
     private_deviation: f64,
     kernel: f64,
@@ -87,6 +92,12 @@ pub(super) fn measure(settings: &Settings, void: &mut Vec<String>) -> Result<Tab
         if row.kernel_deviation > DEVIATION_MAX {
             let percent = row.kernel_deviation * 100.0;
             void.push(format!("memory, {subject}: a reading is {percent:.0} % off the line"));
+        }
+        if row.private > PRIVATE_BYTES_MIN && row.private_deviation > DEVIATION_MAX {
+            let percent = row.private_deviation * 100.0;
+            void.push(format!(
+                "memory, {subject}: a reading of private memory is {percent:.0} % off the line"
+            ));
         }
         print(&row);
         rows.push(row);
@@ -123,12 +134,14 @@ fn climb(settings: &Settings, subject: Subject) -> Result<Row> {
         kernel.push((at, one));
         machine.push((at, memory::used_bytes()? as f64));
     }
-    let (private, private_deviation) = slope(&private)?;
+    let private_readings = private;
+    let (private, private_deviation) = slope(&private_readings)?;
     let (kernel, kernel_deviation) = slope(&kernel)?;
     let (machine, machine_deviation) = slope(&machine)?;
     Ok(Row {
         subject: subject.name(),
         private,
+        private_readings,
         private_deviation,
         kernel,
         kernel_deviation,
