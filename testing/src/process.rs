@@ -1,0 +1,93 @@
+//! One process of a service, by its id, until its value is dropped.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a process may take to end when it is asked to.
+const END_WITHIN: Duration = Duration::from_secs(20);
+
+/// A running process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts `command` with its output in the file `log`. The kernel kills it when the calling *thread* ends: start services
+    /// from the thread that holds them.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(command: &Command, log: &Path) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let output = File::options().create(true).append(true).open(log).expect("a log file");
+        let errors = output.try_clone().expect("the log file once more");
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
+        wrapped.args(command.get_args());
+        for (variable, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(variable, value),
+                None => wrapped.env_remove(variable),
+            };
+        }
+        if let Some(folder) = command.get_current_dir() {
+            wrapped.current_dir(folder);
+        }
+        let child = wrapped.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
+        Self { child: child.unwrap_or_else(|error| panic!("{name} does not start: {error}")), name }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, when it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// kill -9. Returns when it is gone.
+    pub fn kill(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+
+    /// Asks it to end (SIGTERM) and waits; kills it when it does not.
+    pub fn end(&mut self) {
+        self.signal(Signal::TERM);
+        let until = Instant::now() + END_WITHIN;
+        while self.ended().is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill();
+    }
+
+    /// SIGSTOP: alive for the kernel, silent for everybody else.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let sent = id.map(|id| kill_process(id, signal));
+        assert!(matches!(sent, Some(Ok(()))), "{} cannot be signalled: {sent:?}", self.name);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
