@@ -10,7 +10,10 @@
 //!
 //! Payloads are opaque here: see `roost_protocol::envelope`.
 
+pub mod config;
+pub mod counters;
 pub mod in_process;
+pub mod rabbitmq;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,7 +22,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use roost_protocol::topology::Partition;
 
+pub use config::BusConfig;
+pub use counters::BusCounters;
 pub use in_process::{FaultRates, Faults, InProcessBus};
+pub use rabbitmq::RabbitBus;
 
 /// A boxed future: the bus is chosen at start, and is called once per batch, not per message.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -36,6 +42,9 @@ pub enum PublishError {
     /// The connection to the broker was lost before the confirm: the outcome is unknown.
     #[error("the bus is unavailable: {0}")]
     Unavailable(String),
+    /// The bus will not do it, however often it is asked; the text says what to change.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// A body from a partition. It is redelivered until [`InboundDelivery::acknowledge`].
