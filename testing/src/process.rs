@@ -1,8 +1,10 @@
 //! One process of a service, by its id, until its value is dropped.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,8 +20,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output in the file `log`. The kernel kills it when the calling *thread* ends: start services
-    /// from the thread that holds them.
+    /// Starts `command` with its output in the file `log`.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -39,7 +40,8 @@ impl Process {
         if let Some(folder) = command.get_current_dir() {
             wrapped.current_dir(folder);
         }
-        let child = wrapped.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
+        wrapped.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let child = spawn(wrapped);
         Self { child: child.unwrap_or_else(|error| panic!("{name} does not start: {error}")), name }
     }
 
@@ -84,6 +86,27 @@ impl Process {
         let sent = id.map(|id| kill_process(id, signal));
         assert!(matches!(sent, Some(Ok(()))), "{} cannot be signalled: {sent:?}", self.name);
     }
+}
+
+type Order = (Command, mpsc::Sender<io::Result<Child>>);
+
+/// The kernel kills a child when the *thread* that made it ends (PR_SET_PDEATHSIG of prctl(2)): so one thread makes them all, and ends
+/// with the process.
+fn spawn(command: Command) -> io::Result<Child> {
+    static ORDERS: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
+    let orders = ORDERS.get_or_init(|| {
+        let (orders, taken) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, made) in taken {
+                _ = made.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let gone = || io::Error::other("the thread that starts services has ended");
+    let (made, child) = mpsc::channel();
+    orders.lock().map_err(|_| gone())?.send((command, made)).map_err(|_| gone())?;
+    child.recv().map_err(|_| gone())?
 }
 
 impl Drop for Process {

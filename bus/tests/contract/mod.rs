@@ -21,6 +21,12 @@ pub(crate) fn number(body: &Bytes) -> u32 {
     u32::from_le_bytes(body[..].try_into().expect("four bytes"))
 }
 
+/// Shows what the bus says when the test fails; RUST_LOG chooses.
+pub(crate) fn show_log() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+}
+
 /// Awaits with a deadline.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future).await.expect("within the deadline")

@@ -1,7 +1,8 @@
 //! Traffic over all partitions, and a judge of what arrived: order, no loss, no two owners.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use roost_bus::{InboundConsumer, SharedBus};
@@ -18,8 +19,8 @@ struct Lane {
     confirmed: u32,
     /// In the order taken.
     taken: Vec<u32>,
-    /// Acknowledged by a worker, in order.
-    acknowledged: Vec<u32>,
+    /// Acknowledged by a worker.
+    acknowledged: BTreeSet<u32>,
 }
 
 /// Publishers that go back to the first body that failed, and workers that come and go.
@@ -28,8 +29,6 @@ pub(crate) struct Traffic {
     is_over: Arc<AtomicBool>,
     publishers: JoinSet<()>,
     workers: JoinSet<()>,
-    /// Workers that must be there to take the rest.
-    settled: Arc<AtomicU32>,
 }
 
 /// How workers behave.
@@ -50,7 +49,6 @@ impl Traffic {
             is_over: Arc::default(),
             publishers: JoinSet::new(),
             workers: JoinSet::new(),
-            settled: Arc::default(),
         };
         for partition in 0..partitions {
             let (bus, lanes) = (Arc::clone(publishing), Arc::clone(&traffic.lanes));
@@ -80,7 +78,8 @@ impl Traffic {
         }
     }
 
-    /// Ends publishing. Every body must be acknowledged if `is_complete`; what was taken must be in order in any case.
+    /// Ends publishing. Returns how many bodies were confirmed; if `is_complete`, all of them must be acknowledged by a worker, else the
+    /// broker may have lost some. What was taken must be in order in any case.
     pub(crate) async fn judge(mut self, is_complete: bool) -> u32 {
         self.is_over.store(true, Ordering::Release);
         timeout(DEADLINE, async { while self.publishers.join_next().await.is_some() {} })
@@ -91,15 +90,14 @@ impl Traffic {
         while is_complete && !self.lanes.iter().all(|lane| lane.lock().is_complete()) {
             let open: Vec<_> = self.lanes.iter().map(|lane| lane.lock().missing()).collect();
             assert!(Instant::now() < until, "confirmed and never acknowledged: {open:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.settled.store(1, Ordering::Release);
         while let Some(ended) = self.workers.try_join_next() {
             ended.expect("no worker fails");
         }
         self.workers.shutdown().await;
         for (partition, lane) in self.lanes.iter().enumerate() {
-            lane.lock().judge(partition);
+            lane.lock().judge(partition, !is_complete);
         }
         confirmed
     }
@@ -112,21 +110,31 @@ impl Lane {
 
     /// The first confirmed body that no worker has acknowledged.
     fn missing(&self) -> Option<u32> {
-        let done: std::collections::BTreeSet<_> = self.acknowledged.iter().collect();
-        (0..self.confirmed).find(|number| !done.contains(number))
+        (0..).zip(&self.acknowledged).find(|(expected, number)| expected != *number).map_or_else(
+            || {
+                let next = u32::try_from(self.acknowledged.len()).expect("few bodies");
+                (next < self.confirmed).then_some(next)
+            },
+            |(expected, _)| Some(expected),
+        )
     }
 
-    /// A body is first taken after all before it were taken, and taken again only from the first that is not acknowledged on.
-    fn judge(&self, partition: usize) {
-        let mut newest = None;
+    /// A body is first taken after all before it were taken, unless they were lost: later ones never come first.
+    fn judge(&self, partition: usize, may_lose: bool) {
+        let mut seen = BTreeSet::new();
+        let mut next = 0;
         for (at, number) in self.taken.iter().enumerate() {
-            let expected = newest.map_or(0, |newest: u32| newest + 1);
+            let before = &self.taken[at.saturating_sub(10)..=at];
+            let is_new = seen.insert(*number);
             assert!(
-                *number <= expected,
-                "partition {partition}: {number} was taken before {expected}: {:?}",
-                &self.taken[at.saturating_sub(10)..=at]
+                *number >= next || !is_new,
+                "partition {partition}: {number} was overtaken: {before:?}"
             );
-            newest = Some(newest.map_or(*number, |newest: u32| newest.max(*number)));
+            assert!(
+                may_lose || *number <= next,
+                "partition {partition}: {next} was left out: {before:?}"
+            );
+            next = next.max(*number + 1);
         }
     }
 }
@@ -138,7 +146,7 @@ async fn publish(
     lanes: Arc<Vec<Mutex<Lane>>>,
     is_over: Arc<AtomicBool>,
 ) {
-    let mut window = std::collections::VecDeque::new();
+    let mut window = VecDeque::new();
     let mut next = 0;
     let mut has_failed = false;
     loop {
@@ -195,7 +203,7 @@ async fn work(
                 let (partition, number) =
                     (usize::from(delivery.partition.0), number(&delivery.body));
                 delivery.acknowledge().await;
-                lanes[partition].lock().acknowledged.push(number);
+                lanes[partition].lock().acknowledged.insert(number);
             }
         }
     }
