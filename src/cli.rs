@@ -29,9 +29,9 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Everything in one process: gateway, logic, bus and SQLite. Needs no service and no configuration.
     Dev(dev::Args),
-    /// The gateway tier: holds connections. Needs the RabbitMQ bus.
+    /// The gateway tier: holds connections. Needs RabbitMQ.
     Gateway(tier::Args),
-    /// The logic tier: handles messages and stores them. Needs the RabbitMQ bus.
+    /// The logic tier: handles messages and stores them. Needs RabbitMQ.
     Logic(tier::Args),
     /// Send one message and wait for its acknowledgement.
     Send(send::Args),

@@ -6,10 +6,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
+use roost_bus::BusConfig;
 use roost_config::documented;
 use roost_gateway::config::GatewayConfig;
 use roost_logic::config::LogicConfig;
-use roost_protocol::topology::{PARTITIONS_DEFAULT, PARTITIONS_MAX};
+use roost_membership::ring::{Member, Ring};
 
 /// Environment variables with the prefix that are not configuration keys.
 const OTHER_VARIABLES: [&str; 3] = ["ROOST_LOG_FORMAT", "ROOST_KEY_SECRET", "ROOST_API_KEY"];
@@ -20,6 +21,8 @@ documented! {
         @tables {
             /// What connects the two tiers.
             bus ("bus"): BusConfig;
+            /// The members of a cluster, the same list on every node.
+            cluster ("cluster"): ClusterConfig;
             /// The gateway tier: connections.
             gateway ("gateway"): GatewayConfig;
             /// The logic tier: messages, accounts, the HTTP API.
@@ -29,10 +32,27 @@ documented! {
 }
 
 documented! {
-    /// What connects the two tiers.
-    pub struct BusConfig {
-        /// Ordered shares of the conversations, handled side by side by logic workers. Fixed for the life of a cluster.
-        partitions ("partitions"): u16 = PARTITIONS_DEFAULT;
+    /// The members of a cluster, the same list on every node. `roost dev` needs none.
+    pub struct ClusterConfig {
+        /// Each gateway as "NAME=HOST:PORT": its gateway.name, and where its clients connect.
+        gateways ("gateways"): Vec<String> = vec!["gw-1=127.0.0.1:7401".to_owned()];
+    }
+}
+
+impl ClusterConfig {
+    /// The gateways of the list.
+    pub(crate) fn ring(&self) -> Result<Ring, String> {
+        let member = |text: &String| {
+            let (name, address) = text
+                .split_once('=')
+                .ok_or_else(|| format!("{text:?} is not of the form \"NAME=HOST:PORT\""))?;
+            Ok(Member { name: name.into(), address: address.into(), weight: 1 })
+        };
+        let members = self.gateways.iter().map(member).collect::<Result<Vec<_>, String>>()?;
+        if members.is_empty() {
+            return Err("names no gateway; write [\"gw-1=HOST:PORT\"]".to_owned());
+        }
+        Ring::new(members).map_err(|error| error.to_string())
     }
 }
 
@@ -48,10 +68,8 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), (String, String)> {
-        if !(1..=PARTITIONS_MAX).contains(&self.bus.partitions) {
-            let what = format!("is {}, allowed is 1 to {PARTITIONS_MAX}", self.bus.partitions);
-            return Err(("bus.partitions".to_owned(), what));
-        }
+        self.bus.check().map_err(|e| (format!("bus.{}", e.key), e.problem))?;
+        self.cluster.ring().map_err(|problem| ("cluster.gateways".to_owned(), problem))?;
         self.gateway.check().map_err(|e| (format!("gateway.{}", e.key), e.problem))?;
         self.logic.check().map_err(|e| (format!("logic.{}", e.key), e.problem))
     }

@@ -145,7 +145,8 @@ async fn publish_paced(gateway: &SharedBus, start: Instant, count: u32) {
             let due = (period * next).as_micros() as u64;
             let mut message = [0; MESSAGE_BYTES];
             message[..8].copy_from_slice(&due.to_le_bytes());
-            lanes[fastrand::usize(0..lanes.len())].open.extend_from_slice(&message);
+            let lane = fastrand::usize(0..lanes.len());
+            lanes[lane].open.extend_from_slice(&message);
             next += 1;
         }
         for (index, lane) in lanes.iter_mut().enumerate() {

@@ -12,4 +12,4 @@ pub mod token;
 
 pub use roost_protocol::dev;
 
-pub use keys::{KeyMaterial, Keys, KeysError, VerificationKey};
+pub use keys::{KeyMaterial, Keys, KeysError, VerificationKey, app_keys};

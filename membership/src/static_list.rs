@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::ring::{Member, Ring, RingError};
+use crate::{BoxFuture, Routes, RoutesUnavailable};
 
 /// The members of the configuration.
 #[derive(Debug, Clone)]
@@ -51,6 +52,31 @@ impl StaticList {
     /// Where `user` should connect instead; `None` when it is right here.
     pub fn elsewhere(&self, app: &str, user: &str) -> Option<&Member> {
         self.ring.owner(app, user).filter(|owner| owner.name != self.own_name)
+    }
+}
+
+/// Routes without a route table: every gateway of the list may hold a session of anybody, so deliveries go to all of them. Each drops
+/// what is not for its own sessions.
+#[derive(Debug, Clone)]
+pub struct EveryGateway {
+    gateways: Vec<Arc<str>>,
+}
+
+impl EveryGateway {
+    /// All members of the ring.
+    pub fn of(ring: &Ring) -> Self {
+        Self { gateways: ring.members().iter().map(|member| Arc::clone(&member.name)).collect() }
+    }
+}
+
+impl Routes for EveryGateway {
+    fn gateways_of<'a>(
+        &'a self,
+        _app: &'a str,
+        users: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Vec<Arc<str>>>, RoutesUnavailable>> {
+        let routes = users.iter().map(|_| self.gateways.clone()).collect();
+        Box::pin(std::future::ready(Ok(routes)))
     }
 }
 

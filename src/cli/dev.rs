@@ -13,19 +13,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use arc_swap::ArcSwap;
-use roost_bus::{InProcessBus, SharedBus};
+use roost_bus::{BusConfig, InProcessBus, SharedBus};
 use roost_gateway::config::{DriverChoice, GatewayConfig};
 use roost_gateway::gateway::{AppendMetrics, Gateway, GatewayHandle};
 use roost_gateway::session::directory::Directory;
 use roost_gateway::session::keys::VerificationKeys;
-use roost_logic::auth::{KeyMaterial, Keys};
+use roost_logic::auth::{KeyMaterial, Keys, VerificationKey};
 use roost_logic::clock::Clock;
 use roost_logic::config::LogicConfig;
 use roost_logic::{Logic, LogicHandle, Neighbours, StartError};
 use roost_membership::static_list::StaticList;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{BusConfig, Config};
+use crate::config::{ClusterConfig, Config};
 
 /// HTTP; frames, WebSocket and admin follow at fixed distances.
 pub(crate) const PORT_BASE: u16 = 7400;
@@ -36,7 +36,7 @@ pub(crate) const PORT_ADMIN: u16 = 9;
 /// A developer who stops the server wants it stopped: clients reconnect by themselves.
 const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 /// As a shell reports a program that SIGINT ended.
-const EXIT_INTERRUPTED: i32 = 130;
+pub(crate) const EXIT_INTERRUPTED: i32 = 130;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -102,7 +102,7 @@ impl Server {
         config.gateway.resume_secret = keys.resume_secret();
         let bus: SharedBus = InProcessBus::new(config.bus.partitions).shared();
         let busy = || format!("--port-base {} cannot be used; choose another", args.port_base);
-        let verification = verification_keys(&keys)?;
+        let verification = verification_keys(keys.verification())?;
         let gateway =
             Gateway::start(config.gateway, verification, Arc::clone(&bus)).with_context(busy)?;
         let frames = SocketAddr::new(args.host, args.port_base + PORT_FRAMES).to_string();
@@ -182,12 +182,12 @@ fn config(args: &Args) -> Config {
         data_dir: args.data_dir.clone(),
         ..LogicConfig::default()
     };
-    Config { bus: BusConfig::default(), gateway, logic }
+    Config { bus: BusConfig::default(), cluster: ClusterConfig::default(), gateway, logic }
 }
 
-fn verification_keys(keys: &Keys) -> Result<VerificationKeys> {
+pub(crate) fn verification_keys(keys: &[VerificationKey]) -> Result<VerificationKeys> {
     let mut verification = VerificationKeys::new();
-    for key in keys.verification() {
+    for key in keys {
         let app = key.app.as_deref();
         match &key.material {
             KeyMaterial::Hs256(secret) => verification.add_hs256(&key.id, app, secret)?,
@@ -219,20 +219,20 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Self> {
+    pub(crate) fn listen() -> Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,10 +1,23 @@
-//! `roost gateway` and `roost logic`: the two tiers as separate processes.
+//! `roost gateway` and `roost logic`: the two tiers as separate processes, with RabbitMQ between them.
+//!
+//! Everything that can be wrong with the configuration, the broker or a name that is taken is an error before the first client is
+//! accepted. Members are a static list; one logic process has the database.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use arc_swap::ArcSwap;
+use roost_bus::RabbitBus;
+use roost_gateway::gateway::{AppendMetrics, Gateway};
+use roost_logic::auth::{self, Keys};
+use roost_logic::clock::Clock;
+use roost_logic::{Logic, Neighbours};
+use roost_membership::static_list::EveryGateway;
 
+use super::dev::{EXIT_INTERRUPTED, Signals, verification_keys};
 use crate::config::Config;
 
 /// Which tier.
@@ -22,14 +35,81 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(tier: Tier, args: &Args) -> Result<ExitCode> {
-    Config::load(&args.config)?;
+    let config = Config::load(&args.config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
     let name = match tier {
-        Tier::Gateway => "gateway",
-        Tier::Logic => "logic",
+        Tier::Gateway => format!("roost gateway {}", config.gateway.name),
+        Tier::Logic => format!("roost logic {}", config.logic.name),
     };
-    bail!(
-        "{} is valid, but `roost {name}` as its own process needs the RabbitMQ bus, which this version does not have yet.\n\
-         Run both tiers in one process instead:  roost dev",
-        args.config.display()
-    )
+    let bus = runtime
+        .block_on(RabbitBus::connect(config.bus.clone(), &name))
+        .context("the bus cannot be used")?;
+    let stop: Box<dyn FnOnce() + Send> = match tier {
+        Tier::Gateway => start_gateway(config, &bus)?,
+        Tier::Logic => start_logic(config, &bus)?,
+    };
+    runtime.block_on(async {
+        signals.next().await;
+        eprintln!("stopping; once more to stop at once");
+        let stopped = tokio::task::spawn_blocking(stop);
+        tokio::select! {
+            stopped = stopped => stopped?,
+            () = signals.next() => std::process::exit(EXIT_INTERRUPTED),
+        }
+        bus.close().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+type Stop = Box<dyn FnOnce() + Send>;
+
+fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
+    let ring = config.cluster.ring().map_err(anyhow::Error::msg)?;
+    if ring.member(&config.gateway.name).is_none() {
+        bail!(
+            "gateway.name is {:?}, but cluster.gateways does not list it: nothing would be delivered here. Add it, or correct the name",
+            config.gateway.name
+        );
+    }
+    let keys = auth::app_keys(&config.logic)?;
+    if keys.is_empty() {
+        bail!(
+            "logic.apps names no key, so no token could be verified: add [[logic.apps]] with [[logic.apps.keys]]"
+        );
+    }
+    let gateway = Gateway::start(config.gateway, verification_keys(&keys)?, bus.shared())?;
+    let counters = Arc::clone(bus.counters());
+    gateway.status().show_metrics(AppendMetrics(Box::new(move |out| counters.encode(out))));
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "driver   {}", gateway.status().driver_reason)?;
+    for frames in gateway.addresses() {
+        writeln!(out, "frames   {frames}  (TCP)")?;
+    }
+    writeln!(out, "admin    http://{}  (/readyz?verbose, /metrics)", gateway.admin_address())?;
+    for notice in gateway.notices() {
+        writeln!(out, "note     {notice}")?;
+    }
+    writeln!(out, "ready")?;
+    out.flush()?;
+    Ok(Box::new(move || {
+        gateway.drain();
+    }))
+}
+
+fn start_logic(config: Config, bus: &RabbitBus) -> Result<Stop> {
+    let ring = config.cluster.ring().map_err(anyhow::Error::msg)?;
+    let keys = Keys::open(&config.logic, false)?;
+    let neighbours = Neighbours {
+        bus: bus.shared(),
+        routes: Arc::new(EveryGateway::of(&ring)),
+        ring: Arc::new(ArcSwap::from_pointee(ring)),
+        clock: Clock::System,
+    };
+    let logic = Logic::start(config.logic, keys, neighbours, false)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "http     http://{}  (OpenAPI: /v1/openapi.json)", logic.http_address)?;
+    writeln!(out, "ready")?;
+    out.flush()?;
+    Ok(Box::new(move || logic.join()))
 }

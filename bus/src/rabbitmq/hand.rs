@@ -5,11 +5,10 @@
 //! acknowledged, in order.
 
 use std::collections::VecDeque;
+use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lapin::Acker;
-use lapin::options::BasicAckOptions;
 use parking_lot::Mutex;
 use roost_protocol::topology::Partition;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -41,11 +40,18 @@ pub(super) struct Arrival {
     pub(super) lease: Arc<Lease>,
     pub(super) body: Bytes,
     pub(super) redelivered: bool,
-    pub(super) acker: Acker,
+    pub(super) tag: u64,
     /// Of a body that was handed out before.
     pub(super) attempt: Option<Attempt>,
     /// Held by a body that may have taken its worker down, so that it is alone.
     pub(super) alone: Option<OwnedSemaphorePermit>,
+}
+
+/// A body that the worker has acknowledged; the subscription tells the broker.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) tag: u64,
+    pub(super) attempt: Option<Attempt>,
 }
 
 /// One subscription of a partition.
@@ -53,6 +59,8 @@ pub(super) struct Arrival {
 pub(super) struct Lease {
     pub(super) partition: Partition,
     state: Mutex<LeaseState>,
+    /// As many at most as the window of the subscription.
+    settled: Mutex<Vec<Settled>>,
     changed: Notify,
 }
 
@@ -66,10 +74,21 @@ enum LeaseState {
     Over { given_back: bool },
 }
 
+/// What a subscription has to do for its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Tell the broker of [`Lease::take_settled`].
+    Acknowledge,
+    /// The partition may go: nothing taken is unsettled.
+    Leave,
+    /// A body was given back: the broker has to deliver from there again.
+    GiveBack,
+}
+
 impl Lease {
     pub(super) fn new(partition: Partition) -> Arc<Self> {
         let state = Mutex::new(LeaseState::Open { taken: 0 });
-        Arc::new(Self { partition, state, changed: Notify::new() })
+        Arc::new(Self { partition, state, settled: Mutex::default(), changed: Notify::new() })
     }
 
     /// Counts a body as taken; false when nothing of it may be handed out.
@@ -87,13 +106,56 @@ impl Lease {
         matches!(*self.state.lock(), LeaseState::Over { .. })
     }
 
-    /// A body that was taken is acknowledged.
-    fn settle(&self) {
-        match &mut *self.state.lock() {
-            LeaseState::Open { taken } | LeaseState::Draining { taken } => *taken -= 1,
-            LeaseState::Over { .. } => {}
+    /// A body that was taken is acknowledged. False: too late, it was given back.
+    fn settle(&self, settled: Settled) -> bool {
+        {
+            // Under the lock of the state: what stands in the list was acknowledged in time.
+            let state = self.state.lock();
+            if matches!(*state, LeaseState::Over { .. }) {
+                return false;
+            }
+            self.settled.lock().push(settled);
         }
         self.changed.notify_one();
+        true
+    }
+
+    /// What was acknowledged and the broker does not know yet.
+    pub(super) fn take_settled(&self) -> Vec<Settled> {
+        std::mem::take(&mut *self.settled.lock())
+    }
+
+    /// The broker knows of so many more.
+    pub(super) fn told(&self, count: usize) {
+        match &mut *self.state.lock() {
+            LeaseState::Open { taken } | LeaseState::Draining { taken } => *taken -= count,
+            LeaseState::Over { .. } => {}
+        }
+    }
+
+    /// What the subscription has to do, if anything.
+    fn task(&self) -> Option<Task> {
+        if !self.settled.lock().is_empty() {
+            return Some(Task::Acknowledge);
+        }
+        match *self.state.lock() {
+            LeaseState::Draining { taken: 0 } => Some(Task::Leave),
+            LeaseState::Over { given_back: true } => Some(Task::GiveBack),
+            LeaseState::Open { .. }
+            | LeaseState::Draining { .. }
+            | LeaseState::Over { given_back: false } => None,
+        }
+    }
+
+    /// Waits until the subscription has something to do. Only its task waits.
+    pub(super) async fn next_task(&self) -> Task {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(task) = self.task() {
+                return task;
+            }
+            changed.await;
+        }
     }
 
     fn set_over(&self, given_back: bool) {
@@ -110,29 +172,8 @@ impl Lease {
         if let LeaseState::Open { taken } = *state {
             *state = LeaseState::Draining { taken };
         }
-    }
-
-    /// Waits until a body was given back.
-    pub(super) async fn given_back(&self) {
-        self.wait(|state| state == LeaseState::Over { given_back: true }).await;
-    }
-
-    /// Waits until nothing taken is left unsettled.
-    pub(super) async fn drained(&self) {
-        let is_done =
-            |state| matches!(state, LeaseState::Draining { taken: 0 } | LeaseState::Over { .. });
-        self.wait(is_done).await;
-    }
-
-    /// Only the subscription's task waits.
-    async fn wait(&self, is_so: impl Fn(LeaseState) -> bool) {
-        loop {
-            let changed = self.changed.notified();
-            if is_so(*self.state.lock()) {
-                return;
-            }
-            changed.await;
-        }
+        drop(state);
+        self.changed.notify_one();
     }
 }
 
@@ -196,22 +237,15 @@ impl Hand {
 }
 
 fn delivery(hand: Arc<Hand>, arrival: Arrival) -> InboundDelivery {
-    let Arrival { lease, body, redelivered, acker, attempt, alone } = arrival;
+    let Arrival { lease, body, redelivered, tag, attempt, alone } = arrival;
     let partition = lease.partition;
-    let receipt = Receipt { hand, lease, is_open: true };
+    let settled = Some(Settled { tag, attempt });
+    let receipt = Receipt { hand, lease, settled };
     let acknowledge = Box::new(move || -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            if receipt.lease.is_over() {
-                receipt.hand.counters.acknowledged_late.add(1);
-            } else if !matches!(acker.ack(BasicAckOptions::default()).await, Ok(true)) {
-                // The connection is gone: the body will come again.
-                receipt.hand.counters.acknowledged_late.add(1);
-            } else if let Some(attempt) = attempt {
-                attempt.forget().await;
-            }
-            receipt.settle();
-            drop(alone);
-        })
+        receipt.settle();
+        // The next suspicious body may come.
+        drop(alone);
+        Box::pin(ready(()))
     });
     InboundDelivery::new(partition, body, redelivered, acknowledge)
 }
@@ -220,19 +254,19 @@ fn delivery(hand: Arc<Hand>, arrival: Arrival) -> InboundDelivery {
 struct Receipt {
     hand: Arc<Hand>,
     lease: Arc<Lease>,
-    is_open: bool,
+    settled: Option<Settled>,
 }
 
 impl Receipt {
     fn settle(mut self) {
-        self.is_open = false;
-        self.lease.settle();
+        let is_late = self.settled.take().is_some_and(|settled| !self.lease.settle(settled));
+        self.hand.counters.acknowledged_late.add(u64::from(is_late));
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if self.is_open && !self.lease.is_over() {
+        if self.settled.is_some() && !self.lease.is_over() {
             self.lease.set_over(true);
             self.hand.forget(&self.lease);
         }

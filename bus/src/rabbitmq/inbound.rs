@@ -4,7 +4,7 @@
 //! Nothing is published on it, because the broker stops reading from publishers when memory is short, and acknowledgements must pass.
 
 use std::collections::HashMap;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,9 +13,9 @@ use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer, Event};
 use roost_protocol::topology::Partition;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::connection::{self, Backoff, Failure};
 use super::hand::Hand;
@@ -23,6 +23,9 @@ use super::subscription::Subscription;
 use super::topology::{self, WORKERS_EXCHANGE};
 use super::workers::{HELLO_INTERVAL, Word, Workers};
 use super::{End, Inner};
+
+/// How long the last acknowledgements may take.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
 /// Hears once whether the first connection stands.
 pub(super) type Started = oneshot::Sender<Result<(), Failure>>;
@@ -50,16 +53,12 @@ pub(super) async fn run(inner: Arc<Inner>, hand: Arc<Hand>, started: Started, mu
             Err(failure) => failure,
             Ok((connection, channel)) => {
                 let connection = Arc::new(connection);
-                let ended = tokio::select! {
-                    biased;
-                    () = &mut stopped => None,
-                    failure = worker.consume(&connection, &channel, &mut backoff) => Some(failure),
-                };
+                let ended = worker.consume(&connection, &channel, &mut backoff, &mut stopped).await;
                 inner.counters.partitions_held.set(0);
                 connection::close(&connection).await;
                 match ended {
-                    None => break,
-                    Some(failure) => failure,
+                    Ok(()) => break,
+                    Err(failure) => failure,
                 }
             }
         };
@@ -87,38 +86,34 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Ends with the failure of the connection.
+    /// Ends with the failure of the connection, or without one when stopped.
     async fn consume(
         &mut self,
         connection: &Arc<Connection>,
         channel: &lapin::Channel,
         backoff: &mut Backoff,
-    ) -> Failure {
+        stopped: &mut Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), Failure> {
         let listening = async {
             let queue = topology::declare_worker_queue(channel, &self.id).await?;
             let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
             let (queue, tag) = (queue.as_str().into(), "words".into());
             channel.basic_consume(queue, tag, options, FieldTable::default()).await
         };
-        let words = match listening.await {
-            Ok(words) => words,
-            Err(error) => return error.into(),
-        };
+        let words = listening.await?;
         *backoff = Backoff::new(&self.inner.config);
         if let Some(started) = self.started.take() {
             _ = started.send(Ok(()));
         }
-        match self.serve(connection, words).await {
-            Ok(never) => match never {},
-            Err(failure) => failure,
-        }
+        self.serve(connection, words, stopped).await
     }
 
     async fn serve(
         &self,
         connection: &Arc<Connection>,
         mut words: Consumer,
-    ) -> Result<std::convert::Infallible, Failure> {
+        stopped: &mut Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), Failure> {
         let mut workers = Workers::new(&self.id);
         let mut subscriptions = Subscriptions::new(self, connection);
         let mut hellos = tokio::time::interval(HELLO_INTERVAL);
@@ -126,6 +121,10 @@ impl Worker<'_> {
         subscriptions.adjust(&workers);
         loop {
             let is_changed = tokio::select! {
+                () = &mut *stopped => {
+                    subscriptions.finish().await;
+                    return Ok(());
+                }
                 _ = hellos.tick() => {
                     self.say(Word::Hello(self.id.clone()));
                     workers.expire(Instant::now())
@@ -178,12 +177,21 @@ struct Subscriptions<'a> {
     leave: HashMap<u16, Arc<Notify>>,
     /// One place for a body that may have taken a worker down.
     alone: Arc<Semaphore>,
+    end: watch::Sender<bool>,
 }
 
 impl<'a> Subscriptions<'a> {
     fn new(worker: &'a Worker<'a>, connection: &'a Arc<Connection>) -> Self {
         let alone = Arc::new(Semaphore::new(1));
-        Self { worker, connection, tasks: JoinSet::new(), leave: HashMap::new(), alone }
+        let (end, _) = watch::channel(false);
+        Self { worker, connection, tasks: JoinSet::new(), leave: HashMap::new(), alone, end }
+    }
+
+    /// Ends all of them, when the broker knows what was acknowledged.
+    async fn finish(&mut self) {
+        self.end.send_replace(true);
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        _ = tokio::time::timeout(FINISH_WITHIN, all).await;
     }
 
     /// Subscribes to this worker's share and leaves the rest. What is being left and comes back is subscribed to when it was left.
@@ -206,6 +214,7 @@ impl<'a> Subscriptions<'a> {
                 partition: Partition(partition),
                 alone: Arc::clone(&self.alone),
                 leave: Arc::clone(&leave),
+                end: End(self.end.subscribe()),
             };
             self.tasks.spawn(subscription.run());
             self.leave.insert(partition, leave);

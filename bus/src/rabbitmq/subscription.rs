@@ -6,16 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 use roost_protocol::topology::Partition;
 use tokio::sync::{Notify, Semaphore};
 
-use super::Inner;
 use super::attempts::{self, Ruling};
 use super::connection::Failure;
-use super::hand::{Arrival, Hand, Lease};
+use super::hand::{Arrival, Hand, Lease, Task};
+use super::{End, Inner};
 
 pub(super) struct Subscription {
     pub(super) inner: Arc<Inner>,
@@ -26,6 +26,8 @@ pub(super) struct Subscription {
     pub(super) alone: Arc<Semaphore>,
     /// The partition is to go to another worker.
     pub(super) leave: Arc<Notify>,
+    /// The worker has gone.
+    pub(super) end: End,
 }
 
 enum Ended {
@@ -44,10 +46,11 @@ impl Drop for Held<'_> {
 
 impl Subscription {
     /// Receives until the partition was left.
-    pub(super) async fn run(self) -> Result<u16, Failure> {
+    pub(super) async fn run(mut self) -> Result<u16, Failure> {
         loop {
             let (channel, consumer) = self.subscribe().await?;
-            let held = Held(&self.hand, Lease::new(self.partition));
+            let hand = Arc::clone(&self.hand);
+            let held = Held(&hand, Lease::new(self.partition));
             let ended = self.receive(&channel, consumer, &held.1).await?;
             drop(held);
             channel.close(200, "given back".into()).await?;
@@ -68,22 +71,35 @@ impl Subscription {
     }
 
     async fn receive(
-        &self,
+        &mut self,
         channel: &Channel,
         mut consumer: Consumer,
         lease: &Arc<Lease>,
     ) -> Result<Ended, Failure> {
+        let mut is_leaving = false;
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = lease.given_back() => return Ok(Ended::GivenBack),
-                () = self.leave.notified() => {
-                    // Only then another worker may go on where this one stopped.
-                    self.hand.drain(lease);
-                    lease.drained().await;
+                () = self.end.reached() => {
+                    self.hand.end(lease);
+                    acknowledge(channel, lease).await?;
                     return Ok(Ended::Left);
                 }
-                delivery = consumer.next() => delivery,
+                task = lease.next_task() => match task {
+                    Task::Acknowledge => {
+                        acknowledge(channel, lease).await?;
+                        continue;
+                    }
+                    Task::Leave => return Ok(Ended::Left),
+                    Task::GiveBack => return Ok(Ended::GivenBack),
+                },
+                () = self.leave.notified() => {
+                    // Only when what was taken is settled another worker may go on where this one stopped.
+                    is_leaving = true;
+                    self.hand.drain(lease);
+                    continue;
+                }
+                delivery = consumer.next(), if !is_leaving => delivery,
             };
             match delivery {
                 Some(delivery) => self.handle(channel, delivery?, lease).await?,
@@ -113,9 +129,23 @@ impl Subscription {
                 }
             }
         }
-        let Delivery { redelivered, data, acker, .. } = delivery;
+        let Delivery { redelivered, data, delivery_tag: tag, .. } = delivery;
         let (lease, body) = (Arc::clone(lease), Bytes::from(data));
-        self.hand.push(Arrival { lease, body, redelivered, acker, attempt, alone });
+        self.hand.push(Arrival { lease, body, redelivered, tag, attempt, alone });
         Ok(())
     }
+}
+
+/// Tells the broker what the worker has acknowledged.
+async fn acknowledge(channel: &Channel, lease: &Lease) -> lapin::Result<()> {
+    let settled = lease.take_settled();
+    let count = settled.len();
+    for settled in settled {
+        channel.basic_ack(settled.tag, BasicAckOptions::default()).await?;
+        if let Some(attempt) = settled.attempt {
+            attempt.forget().await;
+        }
+    }
+    lease.told(count);
+    Ok(())
 }

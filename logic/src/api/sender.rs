@@ -162,7 +162,9 @@ impl BusSender {
         let published = self.bus.publish_inbound(self.partition(operation), body);
         match timeout_at(deadline, published).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(PublishError::Full(_) | PublishError::Returned(_))) => Err(Unanswered::Busy),
+            Ok(Err(
+                PublishError::Full(_) | PublishError::Returned(_) | PublishError::Refused(_),
+            )) => Err(Unanswered::Busy),
             // The body may be there all the same.
             Ok(Err(PublishError::Unavailable(_))) | Err(_) => Err(Unanswered::Unknown),
         }

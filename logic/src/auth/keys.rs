@@ -115,20 +115,8 @@ impl Keys {
             api_keys: HashMap::new(),
             apps: config.apps.iter().map(|app| app.id.clone()).collect(),
         };
+        keys.verification.extend(app_keys(config)?);
         for app in &config.apps {
-            for key in &app.keys {
-                let wrong =
-                    |problem| KeysError::App { app: app.id.clone(), id: key.id.clone(), problem };
-                let material = material(key.algorithm, &key.secret).map_err(wrong)?;
-                if keys.verification.iter().any(|other| other.id == key.id) {
-                    return Err(wrong("another key has this id"));
-                }
-                keys.verification.push(VerificationKey {
-                    id: key.id.clone(),
-                    app: Some(app.id.clone()),
-                    material,
-                });
-            }
             for api_key in &app.api_keys {
                 keys.api_keys.insert(Sha256::digest(api_key).into(), app.id.clone());
             }
@@ -194,6 +182,26 @@ impl Keys {
             "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.signing_id, "x": x,
         }]})
     }
+}
+
+/// The keys of integrators: what a gateway in a process of its own verifies tokens with.
+///
+/// # Errors
+/// When a key is none.
+pub fn app_keys(config: &LogicConfig) -> Result<Vec<VerificationKey>, KeysError> {
+    let mut keys: Vec<VerificationKey> = Vec::new();
+    for app in &config.apps {
+        for key in &app.keys {
+            let wrong =
+                |problem| KeysError::App { app: app.id.clone(), id: key.id.clone(), problem };
+            let material = material(key.algorithm, &key.secret).map_err(wrong)?;
+            if keys.iter().any(|other| other.id == key.id) {
+                return Err(wrong("another key has this id"));
+            }
+            keys.push(VerificationKey { id: key.id.clone(), app: Some(app.id.clone()), material });
+        }
+    }
+    Ok(keys)
 }
 
 /// HMAC-SHA256.

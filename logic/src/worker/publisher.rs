@@ -72,7 +72,11 @@ async fn publish(bus: &SharedBus, metrics: &Metrics, to: GatewayBodies) {
             Err(PublishError::Returned(_)) => {
                 metrics.returned.inc();
             }
-            Err(error @ (PublishError::Full(_) | PublishError::Unavailable(_))) => {
+            Err(
+                error @ (PublishError::Full(_)
+                | PublishError::Unavailable(_)
+                | PublishError::Refused(_)),
+            ) => {
                 tracing::warn!(%error, gateway = %to.gateway, "deliveries were given up");
                 metrics.abandoned.inc();
             }
@@ -93,7 +97,9 @@ async fn publish_one(bus: &SharedBus, gateway: &str, body: Bytes) -> Result<(), 
             };
         match result {
             Ok(()) => return Ok(()),
-            Err(error @ PublishError::Returned(_)) => return Err(error),
+            Err(error @ (PublishError::Returned(_) | PublishError::Refused(_))) => {
+                return Err(error);
+            }
             Err(error @ (PublishError::Full(_) | PublishError::Unavailable(_))) => {
                 if Instant::now() >= give_up {
                     return Err(error);
