@@ -124,7 +124,8 @@ pub trait Bus: Send + Sync {
         body: Bytes,
     ) -> BoxFuture<'a, Result<(), PublishError>>;
 
-    /// Opens the exclusive delivery queue of `gateway`. A second consumer of the same name takes over from the first.
+    /// Opens the exclusive delivery queue of `gateway`. While another one has it: within a process the second takes over from the first,
+    /// over RabbitMQ the second is [`PublishError::Refused`].
     fn consume_outbound<'a>(
         &'a self,
         gateway: &'a str,

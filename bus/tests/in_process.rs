@@ -1,68 +1,21 @@
-//! What users of the bus rely on beyond the order of one partition: wake-ups, confirms, take-over, faults, threads.
+//! What users of the bus rely on of this adapter alone, beside the contract of every bus: back-pressure, take-over, faults, threads.
+
+mod contract;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use contract::{body, number, soon};
 use roost_bus::{Bus, FaultRates, Faults, InProcessBus, PublishError};
 use roost_protocol::topology::Partition;
 use tokio::time::timeout;
 
-const DEADLINE: Duration = Duration::from_secs(20);
-
-fn body(number: u32) -> Bytes {
-    Bytes::copy_from_slice(&number.to_le_bytes())
-}
-
-fn number(body: &Bytes) -> u32 {
-    u32::from_le_bytes(body[..].try_into().expect("four bytes"))
-}
-
-/// Awaits with a deadline.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(DEADLINE, future).await.expect("within the deadline")
-}
-
 #[tokio::test]
-async fn a_waiting_worker_is_woken_by_a_publish() {
-    let bus = InProcessBus::new(4);
-    let mut worker = bus.consume_inbound().await.unwrap();
-    let waiting = tokio::spawn(async move {
-        let delivery = worker.next().await.expect("open");
-        (delivery.partition, number(&delivery.body), delivery.redelivered)
-    });
-    tokio::task::yield_now().await;
-    bus.publish_inbound(Partition(3), body(7)).await.unwrap();
-    assert_eq!(soon(waiting).await.unwrap(), (Partition(3), 7, false));
-}
-
-#[tokio::test]
-async fn a_worker_takes_over_what_another_left() {
-    let bus = InProcessBus::new(1);
-    let mut first = bus.consume_inbound().await.unwrap();
-    let mut second = bus.consume_inbound().await.unwrap();
-    for i in 0..3 {
-        bus.publish_inbound(Partition(0), body(i)).await.unwrap();
-    }
-    let taken = [soon(first.next()).await.unwrap(), first.try_next().unwrap()];
-    assert!(second.try_next().is_none());
-    let waiting = tokio::spawn(async move {
-        let mut numbers = Vec::new();
-        while numbers.len() < 3 {
-            let delivery = second.next().await.expect("open");
-            numbers.push((number(&delivery.body), delivery.redelivered));
-            delivery.acknowledge().await;
-        }
-        numbers
-    });
-    tokio::task::yield_now().await;
-    drop(first);
-    assert_eq!(soon(waiting).await.unwrap(), [(0, true), (1, true), (2, false)]);
-    for delivery in taken {
-        delivery.acknowledge().await;
-    }
+async fn keeps_the_contract() {
+    let bus = InProcessBus::new(8);
+    contract::all(&bus).await;
     assert_eq!(bus.inbound_depth(), 0);
 }
 

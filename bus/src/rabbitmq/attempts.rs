@@ -15,6 +15,7 @@ use lapin::message::Delivery;
 use lapin::options::BasicRejectOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::hand::{Hand, Lease};
 use super::{Inner, topology};
 
 /// How often a body was handed out again.
@@ -43,6 +44,7 @@ pub(super) async fn rule(
     inner: &Inner,
     channel: &Channel,
     delivery: &Delivery,
+    (hand, lease): (&Hand, &Lease),
     gate: &Arc<Semaphore>,
 ) -> lapin::Result<Ruling> {
     let Some(id) = delivery.properties.message_id() else {
@@ -68,6 +70,11 @@ pub(super) async fn rule(
         0 => None,
         _ => Arc::clone(gate).acquire_owned().await.ok(),
     };
+    // Not counted unless the worker is about to get it.
+    hand.wait_polled().await;
+    if lease.is_over() {
+        return Ok(Ruling::HandOut { attempt: None, alone: None });
+    }
     // When the broker does not take the marker now, this attempt is not counted.
     _ = inner.publish_to(queue.clone(), Bytes::new()).await;
     Ok(Ruling::HandOut { attempt: Some(Attempt { channel: channel.clone(), queue }), alone })

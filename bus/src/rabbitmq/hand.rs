@@ -23,6 +23,8 @@ use super::attempts::Attempt;
 pub(super) struct Hand {
     state: Mutex<State>,
     arrived: Notify,
+    /// The worker looked for a body.
+    polled: Notify,
     /// Told when the worker has dropped its consumer.
     pub(super) left: Notify,
     counters: Arc<BusCounters>,
@@ -32,6 +34,8 @@ pub(super) struct Hand {
 struct State {
     ready: VecDeque<Arrival>,
     is_closed: bool,
+    /// The worker waits for a body.
+    is_asking: bool,
 }
 
 /// A body that was received.
@@ -102,7 +106,7 @@ impl Lease {
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         matches!(*self.state.lock(), LeaseState::Over { .. })
     }
 
@@ -180,7 +184,8 @@ impl Lease {
 impl Hand {
     pub(super) fn new(counters: Arc<BusCounters>) -> Arc<Self> {
         let state = Mutex::new(State::default());
-        Arc::new(Self { state, arrived: Notify::new(), left: Notify::new(), counters })
+        let (arrived, polled, left) = (Notify::new(), Notify::new(), Notify::new());
+        Arc::new(Self { state, arrived, polled, left, counters })
     }
 
     pub(super) fn push(&self, arrival: Arrival) {
@@ -214,6 +219,7 @@ impl Hand {
         let ready = {
             let mut state = self.state.lock();
             state.is_closed = true;
+            state.is_asking = false;
             std::mem::take(&mut state.ready)
         };
         self.counters.waiting.set(self.counters.waiting.get().saturating_sub(ready.len() as u64));
@@ -221,8 +227,24 @@ impl Hand {
         self.arrived.notify_one();
     }
 
-    fn poll_take(self: &Arc<Self>) -> Option<Option<InboundDelivery>> {
+    /// Waits until the worker looks for a body: it lives, and what is pushed now it takes soon.
+    pub(super) async fn wait_polled(&self) {
+        let polled = self.polled.notified();
+        if !self.state.lock().is_asking {
+            polled.await;
+        }
+    }
+
+    /// `Some(None)`: no body comes any more. `is_waiting`: the worker waits when there is none.
+    fn poll_take(self: &Arc<Self>, is_waiting: bool) -> Option<Option<InboundDelivery>> {
+        let next = self.take(is_waiting);
+        self.polled.notify_waiters();
+        next
+    }
+
+    fn take(self: &Arc<Self>, is_waiting: bool) -> Option<Option<InboundDelivery>> {
         let mut state = self.state.lock();
+        state.is_asking = false;
         while let Some(arrival) = state.ready.pop_front() {
             let waiting = self.counters.waiting.get();
             self.counters.waiting.set(waiting.saturating_sub(1));
@@ -232,6 +254,7 @@ impl Hand {
                 return Some(Some(delivery(Arc::clone(self), arrival)));
             }
         }
+        state.is_asking = is_waiting && !state.is_closed;
         state.is_closed.then_some(None)
     }
 }
@@ -283,7 +306,7 @@ impl InboundConsumer for Consumer {
         Box::pin(async {
             loop {
                 let arrived = self.hand.arrived.notified();
-                if let Some(next) = self.hand.poll_take() {
+                if let Some(next) = self.hand.poll_take(true) {
                     return next;
                 }
                 arrived.await;
@@ -292,7 +315,7 @@ impl InboundConsumer for Consumer {
     }
 
     fn try_next(&mut self) -> Option<InboundDelivery> {
-        self.hand.poll_take().flatten()
+        self.hand.poll_take(false).flatten()
     }
 }
 

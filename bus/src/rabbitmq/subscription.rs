@@ -46,11 +46,10 @@ impl Drop for Held<'_> {
 
 impl Subscription {
     /// Receives until the partition was left.
-    pub(super) async fn run(mut self) -> Result<u16, Failure> {
+    pub(super) async fn run(self) -> Result<u16, Failure> {
         loop {
             let (channel, consumer) = self.subscribe().await?;
-            let hand = Arc::clone(&self.hand);
-            let held = Held(&hand, Lease::new(self.partition));
+            let held = Held(&self.hand, Lease::new(self.partition));
             let ended = self.receive(&channel, consumer, &held.1).await?;
             drop(held);
             channel.close(200, "given back".into()).await?;
@@ -71,16 +70,17 @@ impl Subscription {
     }
 
     async fn receive(
-        &mut self,
+        &self,
         channel: &Channel,
         mut consumer: Consumer,
         lease: &Arc<Lease>,
     ) -> Result<Ended, Failure> {
         let mut is_leaving = false;
+        let mut end = self.end.clone();
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = self.end.reached() => {
+                () = end.reached() => {
                     self.hand.end(lease);
                     acknowledge(channel, lease).await?;
                     return Ok(Ended::Left);
@@ -102,7 +102,12 @@ impl Subscription {
                 delivery = consumer.next(), if !is_leaving => delivery,
             };
             match delivery {
-                Some(delivery) => self.handle(channel, delivery?, lease).await?,
+                Some(delivery) => tokio::select! {
+                    biased;
+                    // Seen again above.
+                    () = end.reached() => {}
+                    handled = self.handle(channel, delivery?, lease) => handled?,
+                },
                 None => {
                     let queue = self.partition.queue();
                     let what = format!(
@@ -122,7 +127,9 @@ impl Subscription {
     ) -> Result<(), Failure> {
         let (mut attempt, mut alone) = (None, None);
         if delivery.redelivered {
-            match attempts::rule(&self.inner, channel, &delivery, &self.alone).await? {
+            match attempts::rule(&self.inner, channel, &delivery, (&self.hand, lease), &self.alone)
+                .await?
+            {
                 Ruling::DeadLettered => return Ok(()),
                 Ruling::HandOut { attempt: counted, alone: permit } => {
                     (attempt, alone) = (counted, permit);
