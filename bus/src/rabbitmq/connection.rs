@@ -28,24 +28,24 @@ pub(super) enum Failure {
 
 impl From<lapin::Error> for Failure {
     fn from(error: lapin::Error) -> Self {
-        match error.kind() {
-            ErrorKind::ProtocolError(amqp) => match amqp.kind() {
-                AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => {
-                    Self::NameTaken(amqp.get_message().to_string())
-                }
-                AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
-                    Self::Refused(declared_differently(amqp.get_message().as_str()))
-                }
-                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Self::Refused(format!(
-                    "the broker does not permit it: {}. Give the user of bus.user all permissions on names that begin with \
+        let ErrorKind::ProtocolError(amqp) = error.kind() else {
+            return Self::Lost(error.to_string());
+        };
+        match amqp.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => {
+                Self::NameTaken(amqp.get_message().to_string())
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+                Self::Refused(declared_differently(amqp.get_message().as_str()))
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Self::Refused(format!(
+                "the broker does not permit it: {}. Give the user of bus.user all permissions on names that begin with \
                      \"roost.\":  rabbitmqctl set_permissions -p VHOST USER '^roost[.]' '^roost[.]|^amq[.]default$' '^roost[.]'",
-                    amqp.get_message()
-                )),
-                AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => {
-                    Self::Lost(amqp.get_message().to_string())
-                }
-            },
-            _ => Self::Lost(error.to_string()),
+                amqp.get_message()
+            )),
+            AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => {
+                Self::Lost(amqp.get_message().to_string())
+            }
         }
     }
 }
@@ -95,24 +95,24 @@ pub(super) async fn open(config: &BusConfig, name: &str) -> Result<Connection, F
             return Err(Failure::Lost(format!("{place} does not answer within {within:?}")));
         }
     };
-    Err(match error.kind() {
-        ErrorKind::ProtocolError(amqp) => match amqp.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Failure::Refused(format!(
-                "the broker at {place} does not accept user {user:?} with this password: correct bus.user and bus.password \
-                 (environment: ROOST_BUS__USER, ROOST_BUS__PASSWORD). The user guest is accepted from the broker's own host only"
-            )),
-            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Failure::Refused(format!(
-                "the broker at {place} does not let user {user:?} use the virtual host {vhost:?} ({}): correct bus.url, or make it: \
-                 rabbitmqctl add_vhost {vhost}; rabbitmqctl set_permissions -p {vhost} {user} '.*' '.*' '.*'",
-                amqp.get_message()
-            )),
-            AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => {
-                Failure::Lost(format!("{place}: {}", amqp.get_message()))
-            }
-        },
-        _ => Failure::Lost(format!(
+    let ErrorKind::ProtocolError(amqp) = error.kind() else {
+        return Err(Failure::Lost(format!(
             "no connection to {place} (bus.url): {error}; is RabbitMQ running there?"
+        )));
+    };
+    Err(match amqp.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Failure::Refused(format!(
+            "the broker at {place} does not accept user {user:?} with this password: correct bus.user and bus.password \
+                 (environment: ROOST_BUS__USER, ROOST_BUS__PASSWORD). The user guest is accepted from the broker's own host only"
         )),
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Failure::Refused(format!(
+            "the broker at {place} does not let user {user:?} use the virtual host {vhost:?} ({}): correct bus.url, or make it: \
+                 rabbitmqctl add_vhost {vhost}; rabbitmqctl set_permissions -p {vhost} {user} '.*' '.*' '.*'",
+            amqp.get_message()
+        )),
+        AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => {
+            Failure::Lost(format!("{place}: {}", amqp.get_message()))
+        }
     })
 }
 
