@@ -15,6 +15,7 @@ mod read;
 mod refresh;
 mod tables;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
@@ -68,6 +69,8 @@ pub struct SqliteStore {
     file: PathBuf,
     rows_since_checkpoint: AtomicU64,
     checkpoint: Arc<AtomicU8>,
+    /// The database file, to sync it: open as long as the store, because closing it would drop SQLite's locks on the file.
+    synced: Arc<File>,
     /// Committed, and not yet in the tables.
     pending: Pending,
     applying: Mutex<Option<Applying>>,
@@ -102,7 +105,15 @@ impl SqliteStore {
                 .max_lifetime(None)
                 .connect_lazy_with(options.clone().pragma("cache_size", format!("-{cache_kib}")))
         };
+        // Also makes the file, which SQLite takes for an empty database.
+        let synced = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(file)
+            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", file.display())))?;
         let store = Self {
+            synced: Arc::new(synced),
             writer: pool(1, WRITER_CACHE_KIB),
             readers: pool(READERS, READER_CACHE_KIB),
             file: file.to_path_buf(),
@@ -215,9 +226,12 @@ impl SqliteStore {
                 self.rows_since_checkpoint.store(0, Ordering::Relaxed);
                 self.checkpoint.store(COPYING, Ordering::Release);
                 let (pool, progress) = (self.readers.clone(), Arc::clone(&self.checkpoint));
+                let synced = Arc::clone(&self.synced);
                 tokio::spawn(async move {
                     // A failed checkpoint only leaves the WAL longer; the next one tries again.
                     let _ = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&pool).await;
+                    // SQLite leaves this to whoever finishes, which is the writer.
+                    let _ = tokio::task::spawn_blocking(move || synced.sync_data()).await;
                     progress.store(COPIED, Ordering::Release);
                 });
                 Ok(())

@@ -31,11 +31,20 @@ const JOURNAL_VERSION: u8 = 1;
 #[derive(Debug)]
 pub(super) struct Applying {
     writes: Arc<Writes>,
-    /// What of their [`tables::cost`] is done.
+    /// Where it is in the journal: deleted when everything is written, from the first on.
+    first_id: i64,
+    batches: usize,
+    /// What of its cost is done.
     done: usize,
     /// Weight of the open layer when a share was last written.
     weight_then: usize,
-    last_id: i64,
+}
+
+impl Applying {
+    /// What is left to do when all rows are in their tables counts as well.
+    fn cost(&self) -> usize {
+        tables::cost(&self.writes) + self.batches
+    }
 }
 
 /// The writer's connection while a transaction may be open on it. After an error, or when the caller goes away in the middle, SQLite
@@ -183,7 +192,7 @@ impl SqliteStore {
             Some(applying) => {
                 let since = weight.saturating_sub(applying.weight_then);
                 // A quarter more than was added: a layer is in the tables before the next one is full.
-                (tables::cost(&applying.writes) * since).div_ceil(LAYER_WEIGHT) * 5 / 4
+                (applying.cost() * since).div_ceil(LAYER_WEIGHT) * 5 / 4
             }
             None if weight >= LAYER_WEIGHT => SHARE_COST_MIN,
             None => 0,
@@ -199,29 +208,31 @@ impl SqliteStore {
     pub(super) async fn apply(&self, cost: usize) -> Result<bool> {
         self.be_sure().await?;
         let connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
-        let (writes, share, last_id) = {
+        let (writes, first_id, share, total) = {
             let mut applying = self.applying.lock();
             if applying.is_none() {
-                *applying = self.pending.seal().map(|(writes, last_id)| Applying {
+                *applying = self.pending.seal().map(|(writes, ids)| Applying {
                     writes: Arc::new(writes),
+                    first_id: *ids.start(),
+                    batches: ids.count(),
                     done: 0,
                     weight_then: 0,
-                    last_id,
                 });
             }
-            let Some(Applying { writes, done, last_id, .. }) = &*applying else { return Ok(false) };
-            let end = done.saturating_add(cost).min(tables::cost(writes));
-            (Arc::clone(writes), *done..end, *last_id)
+            let Some(applying) = &*applying else { return Ok(false) };
+            let (done, total) = (applying.done, applying.cost());
+            let end = done.saturating_add(cost).min(total);
+            (Arc::clone(&applying.writes), applying.first_id, done..end, total)
         };
-        let is_last = share.end == tables::cost(&writes);
         let mut open = Open { store: self, connection, is_done: false };
         let written = async {
             let connection = &mut *open.connection;
             connection.execute("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").await?;
             tables::write(connection, &writes, share.clone()).await?;
-            if is_last {
-                sqlx::query("DELETE FROM journal WHERE id <= ?")
-                    .bind(last_id)
+            let batches = share.end.saturating_sub(tables::cost(&writes));
+            if batches > 0 {
+                sqlx::query("DELETE FROM journal WHERE id < ?")
+                    .bind(first_id.saturating_add_unsigned(batches as u64))
                     .execute(&mut *connection)
                     .await?;
             }
@@ -231,7 +242,7 @@ impl SqliteStore {
         open.is_done = true;
         self.count_rows(share.len());
         let mut applying = self.applying.lock();
-        if is_last {
+        if share.end == total {
             *applying = None;
             self.pending.drop_sealed();
         } else if let Some(applying) = &mut *applying {
