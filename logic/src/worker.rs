@@ -180,14 +180,13 @@ impl Worker {
             };
         }
         self.work(bodies).await;
-        self.tend().await;
+        self.tend();
     }
 
-    /// Housekeeping of the store goes on while the next batch is taken and handled; only the next commit may have to wait for it.
-    async fn tend(&mut self) {
-        if let Some(tending) = self.tending.take() {
-            // The task does not panic and is not aborted.
-            let _ = tending.await;
+    /// Housekeeping of the store goes on beside the next batches, one round at a time.
+    fn tend(&mut self) {
+        if self.tending.as_ref().is_some_and(|tending| !tending.is_finished()) {
+            return;
         }
         let store = Arc::clone(&self.store);
         self.tending = Some(tokio::spawn(async move {

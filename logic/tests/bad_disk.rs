@@ -119,7 +119,7 @@ async fn a_full_disk_is_unavailable_until_there_is_room() {
         match store.commit(large(first)).await {
             Ok(()) => first += 10,
             Err(StoreError::Unavailable(text)) => {
-                assert!(text.contains("roost.db"), "{text}");
+                assert!(text.contains("roost-journal.db"), "{text}");
                 break;
             }
             Err(error) => panic!("{error}"),

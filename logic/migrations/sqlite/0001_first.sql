@@ -119,15 +119,9 @@ CREATE TABLE quarantine (
   server_time_ms INTEGER NOT NULL
 ) STRICT;
 
--- No message_id of this worker was or will be made beyond this time without raising it first.
-CREATE TABLE worker_marks (
-  worker_id INTEGER NOT NULL PRIMARY KEY,
-  until_ms  INTEGER NOT NULL
-) STRICT;
-
--- Batches that are committed and not yet written into the tables above, oldest first; each is complete in itself. Empty after an
--- orderly stop; read back at the start after a crash.
-CREATE TABLE journal (
-  id    INTEGER NOT NULL PRIMARY KEY,
-  batch BLOB    NOT NULL
+-- The last batch of the journal, a file beside this one, that is in the tables above with everything before it. Later ones may be
+-- there in part, and are written again after a crash.
+CREATE TABLE applied (
+  one   INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+  batch INTEGER NOT NULL
 ) STRICT;

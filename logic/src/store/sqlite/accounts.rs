@@ -21,7 +21,7 @@ impl SqliteStore {
         let row = |user: &Name| (Arc::clone(&app), Arc::clone(user), now_ms.cast_signed());
         let rows: Vec<_> = users.iter().map(row).collect();
         let mut transaction =
-            self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.error(e))?;
+            self.tables.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.error(e))?;
         let added = USERS.run(&mut transaction, &rows).await.map_err(|e| self.error(e))?;
         transaction.commit().await.map_err(|e| self.error(e))?;
         self.count_rows(users.len());
@@ -38,7 +38,7 @@ impl SqliteStore {
         .bind(&account.password_hash)
         .bind(&account.display_name)
         .bind(account.created_ms.cast_signed())
-        .execute(&self.writer)
+        .execute(&self.tables.writer)
         .await
         .map(|_| ())
         .map_err(|e| self.error(e))
@@ -51,7 +51,7 @@ impl SqliteStore {
         )
         .bind(app)
         .bind(user)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.tables.readers)
         .await
         .map_err(|e| self.error(e))?;
         Ok(row.map(|(user, password_hash, display_name, created_ms)| Account {
@@ -72,7 +72,7 @@ impl SqliteStore {
             .bind(display_name)
             .bind(app)
             .bind(user)
-            .execute(&self.writer)
+            .execute(&self.tables.writer)
             .await
             .map(|done| done.rows_affected() == 1)
             .map_err(|e| self.error(e))

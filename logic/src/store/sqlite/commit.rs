@@ -1,22 +1,20 @@
 //! A commit is one row of the journal, whatever the batch holds: pages that are written one after the other and synced once.
 //!
 //! Writing a batch into its tables at once would touch a page of its own for every conversation and inbox in it, several for each
-//! message. Batches therefore wait in the journal, and in memory as [`Pending`](super::pending::Pending); [`SqliteStore::tend`] writes
-//! them into the tables between two commits, a share at a time, when thousands of rows have come together: rows of one conversation
-//! then share their pages. These transactions are not synced: until a later commit's sync has made them durable, a crash leaves
-//! journal and tables as they were.
+//! message. Batches therefore wait in the journal, and in memory as [`Pending`](super::pending::Pending). When thousands of rows have
+//! come together, [`SqliteStore::tend`] writes them into the tables, a share at a time, beside the commits that go on: rows of one
+//! conversation then share their pages. Shares are not synced; the last one of a layer is, and only then its batches leave the
+//! journal. A crash at any point leaves in the journal whatever the tables may have lost, and writing it again changes nothing.
 
-use std::fmt::Write;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Executor, Row, Sqlite};
+use sqlx::{AssertSqlSafe, Executor, Sqlite};
 
-use super::super::{IdentityKey, NewMessage};
-use super::bulk;
-use super::{Name, Quarantined, Result, SqliteStore, StoreError, Writes, tables};
+use super::super::IdentityKey;
+use super::database::Database;
+use super::journal::Unseen;
+use super::{Quarantined, Result, SqliteStore, StoreError, Writes, tables};
 
 /// A layer of this weight is sealed: about fifteen thousand messages, which a start after a crash writes in a fraction of a second.
 const LAYER_WEIGHT: usize = 128_000;
@@ -24,43 +22,43 @@ const LAYER_WEIGHT: usize = 128_000;
 const LAYERS_WAITING_MAX: usize = 4;
 /// What a share costs at least, in rows: that of its transaction is small beside it.
 const SHARE_COST_MIN: usize = 512;
-/// Layout of a row of the journal; a reader of a later version still reads this one.
-const JOURNAL_VERSION: u8 = 1;
+/// And at most, so that a registration need not wait long.
+const SHARE_COST_MAX: usize = 16_384;
+
+const APPLIED: &str = "INSERT INTO applied (one, batch) VALUES (1, ?) \
+    ON CONFLICT DO UPDATE SET batch = excluded.batch";
+
+/// The last batch of the journal that the tables have completely.
+pub(super) async fn applied(tables: &Database) -> Result<i64> {
+    let row: Option<(i64,)> = sqlx::query_as("SELECT batch FROM applied")
+        .fetch_optional(&tables.writer)
+        .await
+        .map_err(|e| tables.error(e))?;
+    Ok(row.map_or(0, |(batch,)| batch))
+}
 
 /// A sealed layer on its way into the tables.
 #[derive(Debug)]
 pub(super) struct Applying {
     writes: Arc<Writes>,
-    /// Where it is in the journal: deleted when everything is written, from the first on.
-    first_id: i64,
-    batches: usize,
-    /// What of its cost is done.
+    /// What of their [`tables::cost`] is done.
     done: usize,
     /// Weight of the open layer when a share was last written.
     weight_then: usize,
+    /// The last batch in it.
+    last_id: i64,
 }
 
-impl Applying {
-    /// What is left to do when all rows are in their tables counts as well.
-    fn cost(&self) -> usize {
-        tables::cost(&self.writes) + self.batches
-    }
-}
-
-/// The writer's connection while a transaction may be open on it. After an error, or when the caller goes away in the middle, SQLite
-/// may or may not have committed, and the driver's own idea of it may be wrong: the connection is then replaced, which rolls back
-/// for certain, and the journal is asked.
-struct Open<'a> {
-    store: &'a SqliteStore,
+/// The connection that writes the tables, while a transaction may be open on it: replaced after an error, which rolls back for certain.
+struct Open {
     connection: PoolConnection<Sqlite>,
     is_done: bool,
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
         if !self.is_done {
             self.connection.close_on_drop();
-            self.store.is_unsure.store(true, Ordering::Release);
         }
     }
 }
@@ -68,30 +66,20 @@ impl Drop for Open<'_> {
 impl SqliteStore {
     pub(super) async fn commit(&self, writes: Writes) -> Result<()> {
         self.be_sure().await?;
-        if self.pending.weight() > LAYERS_WAITING_MAX * LAYER_WEIGHT {
-            self.apply_all().await?;
+        while self.pending.weight() > LAYERS_WAITING_MAX * LAYER_WEIGHT {
+            self.apply(SHARE_COST_MAX).await?;
         }
-        let encoded = encode(&writes)?;
-        let connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
-        let mut open = Open { store: self, connection, is_done: false };
+        let open = self.journal.begin().await?;
         let unseen = match self.unseen(&writes) {
             Ok(unseen) => unseen,
             Err(error) => {
-                open.is_done = true;
+                open.give_back();
                 return Err(error);
             }
         };
-        let id = self.last_id.load(Ordering::Relaxed) + 1;
-        let bytes = encoded.len();
-        let is_new = insert(&mut open.connection, id, encoded, &unseen, writes.worker_mark)
-            .await
-            .map_err(|e| self.error(e))?;
-        open.is_done = true;
-        if !is_new {
+        let Some((id, bytes)) = open.insert(&writes, &unseen).await? else {
             return Err(StoreError::Duplicate("a message or a place of this batch".to_owned()));
-        }
-        self.last_id.store(id, Ordering::Relaxed);
-        self.count_rows(bytes / 1024);
+        };
         self.pending.add(id, bytes, writes);
         Ok(())
     }
@@ -137,38 +125,16 @@ impl SqliteStore {
 
     /// After a commit with an unknown outcome: what the journal has and the layers have not is taken in.
     pub(super) async fn be_sure(&self) -> Result<()> {
-        if !self.is_unsure.load(Ordering::Acquire) {
+        if !self.journal.is_unsure() {
             return Ok(());
         }
-        let mut connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
-        if self.is_unsure.load(Ordering::Acquire) {
-            self.read_journal(&mut connection).await?;
-            self.is_unsure.store(false, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    async fn read_journal(&self, connection: &mut SqliteConnection) -> Result<()> {
-        let rows: Vec<(i64, Vec<u8>)> =
-            sqlx::query_as("SELECT id, batch FROM journal WHERE id > ? ORDER BY id")
-                .bind(self.last_id.load(Ordering::Relaxed))
-                .fetch_all(connection)
-                .await
-                .map_err(|e| self.error(e))?;
-        for (id, batch) in rows {
-            let writes = decode(&batch).map_err(|what| self.damaged(&what))?;
-            self.last_id.store(id, Ordering::Relaxed);
-            self.pending.add(id, batch.len(), writes);
-        }
-        Ok(())
+        self.journal.unread(|(id, bytes, writes)| self.pending.add(id, bytes, writes)).await
     }
 
     /// At the start: what the journal holds goes into the tables. A disk without room for it is no reason not to serve what is there:
     /// it stays in memory, and is tried again.
     pub(super) async fn recover(&self) -> Result<()> {
-        let mut connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
-        self.read_journal(&mut connection).await?;
-        drop(connection);
+        self.be_sure().await?;
         match self.apply_all().await {
             Err(StoreError::Unavailable(cause)) => {
                 tracing::warn!(cause, "the journal cannot be written into the tables yet");
@@ -180,7 +146,7 @@ impl SqliteStore {
 
     /// Writes everything that is pending into the tables.
     pub(super) async fn apply_all(&self) -> Result<()> {
-        while self.apply(usize::MAX).await? {}
+        while self.apply(SHARE_COST_MAX).await? {}
         Ok(())
     }
 
@@ -192,13 +158,13 @@ impl SqliteStore {
             Some(applying) => {
                 let since = weight.saturating_sub(applying.weight_then);
                 // A quarter more than was added: a layer is in the tables before the next one is full.
-                (applying.cost() * since).div_ceil(LAYER_WEIGHT) * 5 / 4
+                (tables::cost(&applying.writes) * since).div_ceil(LAYER_WEIGHT) * 5 / 4
             }
             None if weight >= LAYER_WEIGHT => SHARE_COST_MIN,
             None => 0,
         };
         if cost >= SHARE_COST_MIN {
-            self.apply(cost).await?;
+            self.apply(cost.min(SHARE_COST_MAX)).await?;
         }
         Ok(())
     }
@@ -207,47 +173,46 @@ impl SqliteStore {
     /// none.
     pub(super) async fn apply(&self, cost: usize) -> Result<bool> {
         self.be_sure().await?;
-        let connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
-        let (writes, first_id, share, total) = {
+        let connection = self.tables.writer.acquire().await.map_err(|e| self.error(e))?;
+        let (writes, share, last_id) = {
             let mut applying = self.applying.lock();
             if applying.is_none() {
-                *applying = self.pending.seal().map(|(writes, ids)| Applying {
+                *applying = self.pending.seal().map(|(writes, last_id)| Applying {
                     writes: Arc::new(writes),
-                    first_id: *ids.start(),
-                    batches: ids.count(),
                     done: 0,
                     weight_then: 0,
+                    last_id,
                 });
             }
-            let Some(applying) = &*applying else { return Ok(false) };
-            let (done, total) = (applying.done, applying.cost());
-            let end = done.saturating_add(cost).min(total);
-            (Arc::clone(&applying.writes), applying.first_id, done..end, total)
+            let Some(Applying { writes, done, last_id, .. }) = &*applying else { return Ok(false) };
+            let end = done.saturating_add(cost).min(tables::cost(writes));
+            (Arc::clone(writes), *done..end, *last_id)
         };
-        let mut open = Open { store: self, connection, is_done: false };
+        let is_last = share.end == tables::cost(&writes);
+        let mut open = Open { connection, is_done: false };
         let written = async {
             let connection = &mut *open.connection;
-            connection.execute("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").await?;
+            let synchronous = if is_last { "FULL" } else { "NORMAL" };
+            let begin = format!("PRAGMA synchronous = {synchronous}; BEGIN IMMEDIATE");
+            connection.execute(AssertSqlSafe(begin)).await?;
             tables::write(connection, &writes, share.clone()).await?;
-            let batches = share.end.saturating_sub(tables::cost(&writes));
-            if batches > 0 {
-                sqlx::query("DELETE FROM journal WHERE id < ?")
-                    .bind(first_id.saturating_add_unsigned(batches as u64))
-                    .execute(&mut *connection)
-                    .await?;
+            if is_last {
+                sqlx::query(APPLIED).bind(last_id).execute(&mut *connection).await?;
             }
             connection.execute("COMMIT; PRAGMA synchronous = FULL").await
         };
         written.await.map_err(|e| self.error(e))?;
         open.is_done = true;
         self.count_rows(share.len());
-        let mut applying = self.applying.lock();
-        if share.end == total {
-            *applying = None;
-            self.pending.drop_sealed();
-        } else if let Some(applying) = &mut *applying {
+        if let Some(applying) = &mut *self.applying.lock() {
             applying.done = share.end;
             applying.weight_then = self.pending.weight();
+        }
+        if is_last {
+            // Kept until its batches are gone: a failure is tried again with an empty share.
+            self.journal.delete(last_id).await?;
+            *self.applying.lock() = None;
+            self.pending.drop_sealed();
         }
         Ok(true)
     }
@@ -264,113 +229,9 @@ impl SqliteStore {
         .bind(&entry.payload)
         .bind(&entry.reason)
         .bind(entry.server_time_ms.cast_signed())
-        .execute(&self.writer)
+        .execute(&self.tables.writer)
         .await
         .map(|_| ())
         .map_err(|e| self.error(e))
-    }
-
-    pub(super) async fn worker_mark(&self, worker_id: u16) -> Result<u64> {
-        let row: Option<(i64,)> =
-            sqlx::query_as("SELECT until_ms FROM worker_marks WHERE worker_id = ?")
-                .bind(worker_id)
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(|e| self.error(e))?;
-        Ok(row.map_or(0, |(until_ms,)| until_ms.cast_unsigned()))
-    }
-}
-
-/// What a commit asks the tables for: none of it may exist.
-#[derive(Debug, Default)]
-struct Unseen<'a> {
-    identities: Vec<&'a NewMessage>,
-    places: Vec<(&'a Name, &'a Name, u64)>,
-    entries: Vec<(&'a Name, &'a Name, u64)>,
-}
-
-/// Adds a batch to the journal in a transaction of its own; `false`: something in it exists, and nothing was written.
-///
-/// It is one text with all its statements, from BEGIN to COMMIT: the driver runs a connection on a thread of its own, and every
-/// statement that is asked for alone costs two wake-ups, which on a busy machine is most of the latency. There is one text per size
-/// class; keys that a class has room for and the batch has not are empty, and match nothing.
-async fn insert(
-    connection: &mut SqliteConnection,
-    id: i64,
-    batch: Vec<u8>,
-    unseen: &Unseen<'_>,
-    worker_mark: Option<(u16, u64)>,
-) -> sqlx::Result<bool> {
-    static TEXTS: [OnceLock<Arc<str>>; 16] = [const { OnceLock::new() }; 16];
-    let most = unseen.identities.len().max(unseen.places.len()).max(unseen.entries.len() / 2);
-    let class = most.max(1).next_power_of_two().trailing_zeros();
-    let room = 1 << class;
-    let text = match TEXTS.get(class as usize) {
-        Some(text) => Arc::clone(text.get_or_init(|| text_of(room))),
-        None => text_of(room),
-    };
-    let (worker_id, until_ms) = worker_mark.unzip();
-    let mut query = bulk::query(&text)
-        .bind(worker_id)
-        .bind(until_ms.map(u64::cast_signed))
-        .bind(id)
-        .bind(batch);
-    for row in &unseen.identities {
-        query = query
-            .bind(Arc::clone(&row.app))
-            .bind(Arc::clone(&row.conversation))
-            .bind(Arc::clone(&row.sender))
-            .bind(row.client_msg_id.to_vec());
-    }
-    query = (4 * unseen.identities.len()..4 * room).fold(query, |query, _| query.bind(None::<i64>));
-    for (keys, room) in [(&unseen.places, room), (&unseen.entries, 2 * room)] {
-        for (app, name, number) in keys {
-            query = query.bind(Arc::clone(app)).bind(Arc::clone(name)).bind(number.cast_signed());
-        }
-        query = (3 * keys.len()..3 * room).fold(query, |query, _| query.bind(None::<i64>));
-    }
-    let inserted = query.fetch_all(connection).await?;
-    debug_assert!(inserted.iter().all(|row| row.get::<i64, _>(0) == id), "our own row");
-    Ok(!inserted.is_empty())
-}
-
-fn text_of(room: usize) -> Arc<str> {
-    let mut text = "BEGIN IMMEDIATE;\n\
-        INSERT OR ROLLBACK INTO worker_marks (worker_id, until_ms) \
-        SELECT * FROM (VALUES (?, ?)) WHERE column1 IS NOT NULL \
-        ON CONFLICT DO UPDATE SET until_ms = max(until_ms, excluded.until_ms);\n\
-        INSERT OR ROLLBACK INTO journal (id, batch) SELECT ?, ? WHERE"
-        .to_owned();
-    // Writing to a string does not fail.
-    let _ = write!(
-        text,
-        " NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN messages m INDEXED BY messages_identity \
-         WHERE m.app_id = k.column1 AND m.conversation = k.column2 AND m.sender = k.column3 AND m.client_msg_id = k.column4) \
-         AND NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN messages m \
-         WHERE m.app_id = k.column1 AND m.conversation = k.column2 AND m.seq = k.column3) \
-         AND NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN inbox i \
-         WHERE i.app_id = k.column1 AND i.owner = k.column2 AND i.inbox_seq = k.column3) \
-         RETURNING id;\nCOMMIT;",
-        bulk::values(4, room),
-        bulk::values(3, room),
-        bulk::values(3, 2 * room),
-    );
-    text.into()
-}
-
-fn encode(writes: &Writes) -> Result<Vec<u8>> {
-    let encoded = postcard::to_extend(writes, vec![JOURNAL_VERSION]);
-    encoded.map_err(|e| StoreError::Refused(format!("a batch cannot be written: {e}")))
-}
-
-fn decode(batch: &[u8]) -> std::result::Result<Writes, String> {
-    match batch.split_first() {
-        Some((&JOURNAL_VERSION, rest)) => {
-            postcard::from_bytes(rest).map_err(|e| format!("journal: {e}"))
-        }
-        Some((version, _)) => {
-            Err(format!("journal of version {version}, written by a newer Roost"))
-        }
-        None => Err("journal: an empty batch".to_owned()),
     }
 }

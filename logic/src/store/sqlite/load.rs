@@ -110,7 +110,7 @@ impl SqliteStore {
         }
         let keys: Vec<Key<K, N>> = keys.into_iter().map(Key).collect();
         let json = serde_json::to_string(&keys).map_err(|e| StoreError::Refused(e.to_string()))?;
-        let rows = fetch(&self.readers, statement, json).await.map_err(|e| self.error(e))?;
+        let rows = fetch(&self.tables.readers, statement, json).await.map_err(|e| self.error(e))?;
         rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(|e| self.error(e))
     }
 

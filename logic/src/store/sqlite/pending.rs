@@ -7,7 +7,6 @@
 //! Per conversation and per owner, rows reach the tables in the order of their numbers. So what the tables hold of one is always its
 //! dense beginning, and the layers hold the rest.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -53,8 +52,8 @@ struct Layer {
     ids: HashSet<[u8; 16], RandomState>,
     /// Rows that were added, whether or not they replaced others, and a row for each [`BYTES_PER_ROW`] of their batches.
     weight: usize,
-    /// The first and the last batch in it.
-    ids_of_batches: (i64, i64),
+    /// The last batch in it.
+    last_id: i64,
 }
 
 /// An entry of an inbox with its message.
@@ -63,11 +62,7 @@ pub(super) type Entry = (u64, NewMessage);
 impl Layer {
     fn add(&mut self, id: i64, bytes: usize, writes: Writes) {
         self.weight += writes.rows() + bytes / BYTES_PER_ROW;
-        let (first, last) = &mut self.ids_of_batches;
-        if *last == 0 {
-            *first = id;
-        }
-        *last = id;
+        self.last_id = id;
         let Writes {
             messages,
             inbox,
@@ -203,18 +198,16 @@ impl Pending {
         self.0.read().open.weight
     }
 
-    /// Seals the open layer, if nothing is sealed and it has batches. Returns its rows in key order, and its batches from the first to
-    /// the last.
-    pub(super) fn seal(&self) -> Option<(Writes, RangeInclusive<i64>)> {
+    /// Seals the open layer, if nothing is sealed and it has batches. Returns its rows in key order and the last batch in it.
+    pub(super) fn seal(&self) -> Option<(Writes, i64)> {
         let mut layers = self.0.write();
-        if layers.sealed.is_some() || layers.open.ids_of_batches == (0, 0) {
+        if layers.sealed.is_some() || layers.open.last_id == 0 {
             return None;
         }
         let sealed = Arc::new(std::mem::take(&mut layers.open));
         layers.sealed = Some(Arc::clone(&sealed));
         drop(layers);
-        let (first, last) = sealed.ids_of_batches;
-        Some((sealed.to_writes(), first..=last))
+        Some((sealed.to_writes(), sealed.last_id))
     }
 
     /// The sealed layer is in the tables.

@@ -34,7 +34,7 @@ impl SqliteStore {
             .bind(owner)
             .bind(position(after))
             .bind(count(limit))
-            .fetch_all(&self.readers)
+            .fetch_all(&self.tables.readers)
             .await
             .map_err(|e| self.error(e))?;
         let page: sqlx::Result<Vec<InboxMessage>> = rows
@@ -79,7 +79,7 @@ impl SqliteStore {
             .bind(position(range.after))
             .bind(position(before))
             .bind(count(range.limit))
-            .fetch_all(&self.readers)
+            .fetch_all(&self.tables.readers)
             .await
             .map_err(|e| self.error(e))?;
         let stored: sqlx::Result<Vec<StoredMessage>> = rows.iter().map(message).collect();
@@ -104,7 +104,7 @@ impl SqliteStore {
         )
         .bind(app)
         .bind(conversation)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.tables.readers)
         .await
         .map_err(|e| self.error(e))?;
         Ok(row.map(|(last_seq,)| last_seq.cast_unsigned()))
@@ -123,7 +123,7 @@ impl SqliteStore {
         )
         .bind(app)
         .bind(conversation)
-        .fetch_all(&self.readers)
+        .fetch_all(&self.tables.readers)
         .await
         .map_err(|e| self.error(e))?;
         let stored: sqlx::Result<Vec<_>> = rows.iter().map(watermark).collect();

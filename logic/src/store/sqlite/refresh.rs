@@ -7,7 +7,7 @@ const INSERT_TOKEN: &str = "INSERT INTO refresh_tokens (token_hash, family, expi
 impl SqliteStore {
     pub(super) async fn open_family(&self, family: &RefreshFamily) -> Result<()> {
         let mut transaction =
-            self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.error(e))?;
+            self.tables.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.error(e))?;
         sqlx::query(
             "INSERT INTO refresh_families (family, app_id, user, created_ms) VALUES (?, ?, ?, ?)",
         )
@@ -37,7 +37,7 @@ impl SqliteStore {
         )
         .bind(&token_hash[..])
         // From the writer: a rotation that was answered a moment ago must be seen.
-        .fetch_optional(&self.writer)
+        .fetch_optional(&self.tables.writer)
         .await
         .map_err(|e| self.error(e))?;
         row.map(|(family, app, user, expires_ms, used_ms, revoked_ms)| {
@@ -57,7 +57,7 @@ impl SqliteStore {
 
     pub(super) async fn rotate(&self, rotation: &Rotation) -> Result<()> {
         let mut transaction =
-            self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.error(e))?;
+            self.tables.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.error(e))?;
         sqlx::query(
             "UPDATE refresh_tokens SET used_ms = coalesce(used_ms, ?) WHERE token_hash = ?",
         )
@@ -82,7 +82,7 @@ impl SqliteStore {
         )
         .bind(now_ms.cast_signed())
         .bind(&family[..])
-        .execute(&self.writer)
+        .execute(&self.tables.writer)
         .await
         .map(|_| ())
         .map_err(|e| self.error(e))

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
+use sqlx::ConnectOptions;
 
 use super::*;
 use crate::store::{
@@ -283,7 +284,7 @@ proptest! {
             model.check_refusals(&store).await?;
             store.close().await;
             let mut connection = sqlx::sqlite::SqliteConnectOptions::new()
-                .filename(&file)
+                .filename(dir.path().join("roost-journal.db"))
                 .connect()
                 .await
                 .unwrap();
