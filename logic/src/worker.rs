@@ -74,6 +74,7 @@ pub(crate) struct Parts {
 struct Body {
     batch: InboundBatch,
     delivery: InboundDelivery,
+    operations: usize,
     /// Its sends were refused already, its reads answered: only watermarks are left to do.
     only_watermarks: bool,
 }
@@ -164,8 +165,14 @@ impl Worker {
         while let Some(delivery) = next {
             match InboundBatch::parse(delivery.body.clone()) {
                 Ok(batch) => {
-                    operations += batch.iter().count();
-                    bodies.push(Body { batch, delivery, only_watermarks: false });
+                    let count = batch.iter().count();
+                    operations += count;
+                    bodies.push(Body {
+                        batch,
+                        delivery,
+                        operations: count,
+                        only_watermarks: false,
+                    });
                 }
                 Err(error) => {
                     // Of another version or damaged: nobody can be answered, and it would come again for ever.
@@ -201,7 +208,7 @@ impl Worker {
         let origins: Vec<Arc<str>> = bodies.iter().map(|b| b.batch.origin().into()).collect();
         let (outputs, failed) = {
             let records: Vec<Vec<_>> = bodies.iter().map(|b| self.records(b)).collect();
-            let mut items = Vec::new();
+            let mut items = Vec::with_capacity(records.iter().map(Vec::len).sum());
             for (index, (body, records)) in bodies.iter().zip(&records).enumerate() {
                 let redelivered = body.delivery.redelivered;
                 items.extend(records.iter().map(|record| Item::read(index, redelivered, record)));
@@ -239,7 +246,9 @@ impl Worker {
         let read = |record: Result<_, roost_protocol::envelope::EnvelopeError>| {
             record.map_err(|_| self.metrics.malformed.inc()).ok()
         };
-        body.batch.iter().filter_map(read).collect()
+        let mut records = Vec::with_capacity(body.operations);
+        records.extend(body.batch.iter().filter_map(read));
+        records
     }
 
     /// The database is away: sends are refused for now. Returns the bodies with watermarks left to do.
