@@ -2,6 +2,7 @@
 //!
 //! Placement is a wish, the route is the truth: deliveries follow routes only.
 
+pub mod redis;
 pub mod ring;
 pub mod static_list;
 
@@ -9,6 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use redis::{RedisRoutes, RouteTable, RoutesConfig};
 pub use ring::{Member, Ring, RingError};
 pub use static_list::{StaticList, StaticListError};
 
@@ -28,6 +30,11 @@ pub trait Routes: Send + Sync {
         app: &'a str,
         users: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Vec<Vec<Arc<str>>>, RoutesUnavailable>>;
+
+    /// A delivery to `gateway` came back: nobody takes what is for it, its routes are stale. Without a route table there is nothing to clear.
+    fn returned<'a>(&'a self, _gateway: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// The route table as both tiers share it.

@@ -12,6 +12,8 @@
 pub mod host;
 pub mod process;
 pub mod rabbitmq;
+pub mod redis;
 
 pub use process::Process;
 pub use rabbitmq::RabbitMq;
+pub use redis::Redis;

@@ -39,7 +39,7 @@ pub(super) async fn run(
         if !outputs.is_empty() {
             let gateways = gateways(&routes, &outputs).await;
             let outgoing = outputs.distribute(&origins, gateways.as_deref());
-            join_all(outgoing.into_iter().map(|to| publish(&bus, &metrics, to))).await;
+            join_all(outgoing.into_iter().map(|to| publish(&bus, &routes, &metrics, to))).await;
         }
         for delivery in deliveries {
             delivery.acknowledge().await;
@@ -65,12 +65,13 @@ async fn gateways(routes: &SharedRoutes, outputs: &Outputs) -> Option<Vec<Vec<Ar
 }
 
 /// All bodies of one gateway, in order: the later ones wait for the earlier one's confirm.
-async fn publish(bus: &SharedBus, metrics: &Metrics, to: GatewayBodies) {
+async fn publish(bus: &SharedBus, routes: &SharedRoutes, metrics: &Metrics, to: GatewayBodies) {
     for body in to.bodies {
         match publish_one(bus, &to.gateway, body).await {
             Ok(()) => {}
             Err(PublishError::Returned(_)) => {
                 metrics.returned.inc();
+                routes.returned(&to.gateway).await;
             }
             Err(
                 error @ (PublishError::Full(_)
