@@ -10,6 +10,7 @@ use roost_bus::BusConfig;
 use roost_config::documented;
 use roost_gateway::config::GatewayConfig;
 use roost_logic::config::LogicConfig;
+use roost_membership::RoutesConfig;
 use roost_membership::ring::{Member, Ring};
 
 /// Environment variables with the prefix that are not configuration keys.
@@ -23,6 +24,8 @@ documented! {
             bus ("bus"): BusConfig;
             /// The members of a cluster, the same list on every node.
             cluster ("cluster"): ClusterConfig;
+            /// The route table: which gateway holds sessions of which user. Soft state: it may be lost at any time.
+            routes ("routes"): RoutesConfig;
             /// The gateway tier: connections.
             gateway ("gateway"): GatewayConfig;
             /// The logic tier: messages, accounts, the HTTP API.
@@ -70,6 +73,7 @@ impl Config {
     fn check(&self) -> Result<(), (String, String)> {
         self.bus.check().map_err(|e| (format!("bus.{}", e.key), e.problem))?;
         self.cluster.ring().map_err(|problem| ("cluster.gateways".to_owned(), problem))?;
+        self.routes.check().map_err(|e| (format!("routes.{}", e.key), e.problem))?;
         self.gateway.check().map_err(|e| (format!("gateway.{}", e.key), e.problem))?;
         self.logic.check().map_err(|e| (format!("logic.{}", e.key), e.problem))
     }

@@ -6,6 +6,7 @@
 mod admin;
 mod consumer;
 mod publisher;
+mod routes;
 
 use std::io;
 use std::net::TcpListener;
@@ -13,16 +14,21 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use roost_bus::{PublishError, SharedBus};
+use roost_membership::redis::RouteTable;
+use roost_membership::{RoutesConfig, RoutesUnavailable};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::clock::{self, CORRECTION_INTERVAL};
 use crate::gateway::{GatewayContext, Status};
 use crate::metrics::exposition::{Exposition, Sources};
 use crate::router::{Closer, Router, ShardMailboxes};
+use crate::session::changes::SessionChanges;
 use crate::shard::inbound::{Gate, InboundSource};
 
 use admin::AdminState;
 use publisher::Publisher;
+use routes::RouteKeeper;
 
 /// What the control thread is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,7 @@ pub(crate) enum Phase {
 /// What the control thread is made of.
 pub(crate) struct Control {
     pub(crate) bus: SharedBus,
+    pub(crate) routes: Option<(RoutesConfig, Arc<SessionChanges>)>,
     pub(crate) context: Arc<GatewayContext>,
     pub(crate) status: Arc<Status>,
     pub(crate) mailboxes: ShardMailboxes,
@@ -51,6 +58,7 @@ pub(crate) struct Control {
 #[derive(Debug)]
 pub(crate) enum ControlError {
     Bus(PublishError),
+    Routes(RoutesUnavailable),
     System(io::Error),
 }
 
@@ -75,7 +83,8 @@ impl Control {
         self,
         ready: &mpsc::Sender<Result<(), ControlError>>,
     ) -> Result<(), ControlError> {
-        let Self { bus, context, status, mailboxes, gate, sources, admin, mut phase } = self;
+        let Self { bus, routes, context, status, mailboxes, gate, sources, admin, mut phase } =
+            self;
         let name = context.config.name.clone();
         let consumer = bus.consume_outbound(&name).await.map_err(ControlError::Bus)?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(ControlError::System)?;
@@ -98,6 +107,10 @@ impl Control {
             consumer::run(&*consumer_bus, &consumer_name, consumer, router, counters).await;
         });
 
+        let routes = match routes {
+            Some((config, changes)) => Some(keep_routes(&config, changes, &context, &status)?),
+            None => None,
+        };
         let settings = &context.config.inbound;
         let parts = (Closer::new(mailboxes), Arc::clone(&status.control));
         let publisher = Publisher::new(&*bus, &name, settings, (gate, sources), parts);
@@ -106,8 +119,29 @@ impl Control {
             () = publisher.run(phase.clone()) => {}
             _ = phase.wait_for(|phase| *phase == Phase::Abandon) => {}
         }
+        if let Some((table, keeper)) = routes {
+            keeper.abort();
+            // Else the table learns it from the first delivery that comes back.
+            _ = table.leave().await;
+        }
         Ok(())
     }
+}
+
+fn keep_routes(
+    config: &RoutesConfig,
+    changes: Arc<SessionChanges>,
+    context: &GatewayContext,
+    status: &Status,
+) -> Result<(RouteTable, JoinHandle<()>), ControlError> {
+    let mut incarnation = [0; 8];
+    getrandom::fill(&mut incarnation).map_err(|e| ControlError::System(io::Error::other(e)))?;
+    let incarnation = u64::from_ne_bytes(incarnation);
+    let table = RouteTable::open(config, &context.config.name, incarnation)
+        .map_err(ControlError::Routes)?;
+    let (directory, counters) = (Arc::clone(&context.directory), Arc::clone(&status.control));
+    let keeper = RouteKeeper::new(table.clone(), config, directory, changes, counters);
+    Ok((table, tokio::spawn(keeper.run())))
 }
 
 async fn correct_clock(context: Arc<GatewayContext>) {

@@ -18,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use roost_bus::{PublishError, SharedBus};
 use roost_config::ConfigError;
+use roost_membership::{RoutesConfig, RoutesUnavailable};
 use roost_protocol::frame::close::Close;
 use roost_protocol::{CloseReason, Encoder};
 use tokio::sync::watch;
@@ -32,6 +33,7 @@ use crate::io::intake::Intake;
 use crate::io::probe::Driver;
 use crate::io::socket::{ListenError, ListenerConfig, listen};
 use crate::metrics::{ControlCounters, ShardCounters};
+use crate::session::changes::SessionChanges;
 use crate::session::directory::Directory;
 use crate::session::handshake::Handshake;
 use crate::session::keys::VerificationKeys;
@@ -127,6 +129,9 @@ pub enum StartError {
     /// The bus refused the delivery queue.
     #[error("the delivery queue of this gateway cannot be opened: {0}")]
     Bus(#[from] PublishError),
+    /// The route table cannot be used.
+    #[error("the route table cannot be used: {0}")]
+    Routes(#[from] RoutesUnavailable),
     /// The kernel refused something that a gateway needs.
     #[error("{what}: {error}")]
     System {
@@ -163,6 +168,21 @@ struct ControlThread {
     phase: watch::Sender<Phase>,
 }
 
+/// What a gateway works with.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// The bus to logic.
+    pub bus: SharedBus,
+    /// Where other processes learn which sessions are here. `None`: they need not, or deliveries go to every gateway.
+    pub routes: Option<RoutesConfig>,
+}
+
+impl From<SharedBus> for Neighbours {
+    fn from(bus: SharedBus) -> Self {
+        Self { bus, routes: None }
+    }
+}
+
 /// See [`Gateway::start`].
 #[derive(Debug)]
 pub struct Gateway;
@@ -175,8 +195,9 @@ impl Gateway {
     pub fn start(
         config: GatewayConfig,
         keys: VerificationKeys,
-        bus: SharedBus,
+        neighbours: impl Into<Neighbours>,
     ) -> Result<GatewayHandle, StartError> {
+        let Neighbours { bus, routes } = neighbours.into();
         config.check()?;
         let (driver, driver_reason) =
             Driver::choose(config.io.driver).map_err(StartError::Driver)?;
@@ -189,9 +210,14 @@ impl Gateway {
         let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
         let admin_address = local(&admin)?;
 
+        let mut directory = Directory::new(&config.name, config.limits.sessions_per_user_max);
+        let routes = routes.map(|routes| (routes, Arc::new(SessionChanges::default())));
+        if let Some((_, changes)) = &routes {
+            directory = directory.telling(Arc::clone(changes));
+        }
         let context = Arc::new(GatewayContext {
             handshake: Handshake::new(keys, resume_key(&config)?),
-            directory: Arc::new(Directory::new(&config.name, config.limits.sessions_per_user_max)),
+            directory: Arc::new(directory),
             clock: WallClock::system(),
             config,
         });
@@ -217,6 +243,7 @@ impl Gateway {
         let (phase, phases) = watch::channel(Phase::Run);
         let control = Control {
             bus,
+            routes,
             context: Arc::clone(&context),
             status: Arc::clone(&status),
             mailboxes: shards.mailboxes.clone(),
@@ -335,6 +362,7 @@ fn start_control(
     match started.recv() {
         Ok(Ok(())) => Ok(ControlThread { thread, ended, phase }),
         Ok(Err(ControlError::Bus(error))) => Err(error.into()),
+        Ok(Err(ControlError::Routes(error))) => Err(error.into()),
         Ok(Err(ControlError::System(error))) => Err(system(what)(error)),
         Err(_) => Err(system(what)(io::Error::other("it ended at its start"))),
     }

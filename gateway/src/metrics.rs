@@ -169,6 +169,14 @@ counters! {
         consumer_open: Gauge,
         /// Times the delivery queue had to be opened again.
         consumer_reopened: Total,
+        /// Whether all routes are known to be in the route table; until then every delivery comes here. 0 without a route table.
+        routes_complete: Gauge,
+        /// Routes written, renewed or cleared.
+        routes_written: Total,
+        /// Times the route table did not answer.
+        routes_failures: Total,
+        /// Times more sessions changed than could wait for the route table; all routes are then written anew.
+        routes_overflows: Total,
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! What a session *does* (sends in flight, watermarks) belongs to its connection and its shard; nothing of it is here.
 
+pub mod changes;
 pub mod directory;
 pub mod handshake;
 pub mod inflight;

@@ -48,7 +48,7 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Within a tokio runtime: the one that is to drive the connection.
+    /// The tokio runtime of the first use drives the connection.
     fn open(config: &RoutesConfig) -> Result<Self, RoutesUnavailable> {
         let mut info = config.url.as_str().into_connection_info().map_err(unavailable)?;
         if !config.password.is_empty() {

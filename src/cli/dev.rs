@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use arc_swap::ArcSwap;
-use roost_bus::{BusConfig, InProcessBus, SharedBus};
+use roost_bus::{InProcessBus, SharedBus};
 use roost_gateway::config::{DriverChoice, GatewayConfig};
 use roost_gateway::gateway::{AppendMetrics, Gateway, GatewayHandle};
 use roost_gateway::session::directory::Directory;
@@ -25,7 +25,7 @@ use roost_logic::{Logic, LogicHandle, Neighbours, StartError};
 use roost_membership::static_list::StaticList;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{ClusterConfig, Config};
+use crate::config::Config;
 
 /// HTTP; frames, WebSocket and admin follow at fixed distances.
 pub(crate) const PORT_BASE: u16 = 7400;
@@ -182,7 +182,7 @@ fn config(args: &Args) -> Config {
         data_dir: args.data_dir.clone(),
         ..LogicConfig::default()
     };
-    Config { bus: BusConfig::default(), cluster: ClusterConfig::default(), gateway, logic }
+    Config { gateway, logic, ..Config::default() }
 }
 
 pub(crate) fn verification_keys(keys: &[VerificationKey]) -> Result<VerificationKeys> {

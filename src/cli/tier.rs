@@ -11,11 +11,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use roost_bus::RabbitBus;
-use roost_gateway::gateway::{AppendMetrics, Gateway};
+use roost_gateway::gateway::{self, AppendMetrics, Gateway};
 use roost_logic::auth::{self, Keys};
 use roost_logic::clock::Clock;
 use roost_logic::{Logic, Neighbours};
 use roost_membership::static_list::EveryGateway;
+use roost_membership::{RedisRoutes, SharedRoutes};
 
 use super::dev::{EXIT_INTERRUPTED, Signals, verification_keys};
 use crate::config::Config;
@@ -78,7 +79,9 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
             "logic.apps names no key, so no token could be verified: add [[logic.apps]] with [[logic.apps.keys]]"
         );
     }
-    let gateway = Gateway::start(config.gateway, verification_keys(&keys)?, bus.shared())?;
+    let routes = config.routes.is_used().then_some(config.routes);
+    let neighbours = gateway::Neighbours { bus: bus.shared(), routes };
+    let gateway = Gateway::start(config.gateway, verification_keys(&keys)?, neighbours)?;
     let counters = Arc::clone(bus.counters());
     gateway.status().show_metrics(AppendMetrics(Box::new(move |out| counters.encode(out))));
     let mut out = std::io::stdout().lock();
@@ -100,12 +103,12 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
 fn start_logic(config: Config, bus: &RabbitBus) -> Result<Stop> {
     let ring = config.cluster.ring().map_err(anyhow::Error::msg)?;
     let keys = Keys::open(&config.logic, false)?;
-    let neighbours = Neighbours {
-        bus: bus.shared(),
-        routes: Arc::new(EveryGateway::of(&ring)),
-        ring: Arc::new(ArcSwap::from_pointee(ring)),
-        clock: Clock::System,
+    let ring = Arc::new(ArcSwap::from_pointee(ring));
+    let routes: SharedRoutes = match config.routes.is_used() {
+        true => Arc::new(RedisRoutes::open(&config.routes, Arc::clone(&ring))?),
+        false => Arc::new(EveryGateway::of(&ring.load())),
     };
+    let neighbours = Neighbours { bus: bus.shared(), routes, ring, clock: Clock::System };
     let logic = Logic::start(config.logic, keys, neighbours, false)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "http     http://{}  (OpenAPI: /v1/openapi.json)", logic.http_address)?;

@@ -20,10 +20,11 @@ use roost_protocol::CloseReason;
 use roost_protocol::envelope::ConnectionAddress;
 use roost_protocol::frame::connect::DeviceClass;
 
+use super::changes::{SessionChange, SessionChanges};
 use super::{AppIndex, SessionIdentity, SessionParts};
 
 /// Tables of a directory.
-const TABLES: u16 = 1024;
+pub(crate) const TABLES: u16 = 1024;
 /// Shares of the hashes that are dealt to the tables.
 const SHARES: usize = 1 << 13;
 /// A client that claims a higher last epoch is refused: epochs are microseconds since 1970, and this is the year 148,000.
@@ -66,6 +67,7 @@ pub struct Directory {
     /// The highest epoch this gateway gave by its own clock; never raised by what a client claims.
     last_epoch: AtomicU64,
     apps: AppNames,
+    changes: Option<Arc<SessionChanges>>,
 }
 
 impl std::fmt::Debug for Directory {
@@ -86,7 +88,14 @@ impl Directory {
             hasher: RandomState::new(),
             last_epoch: AtomicU64::new(0),
             apps: AppNames::default(),
+            changes: None,
         }
+    }
+
+    /// The same, which tells what it does.
+    #[must_use]
+    pub fn telling(self, changes: Arc<SessionChanges>) -> Self {
+        Self { changes: Some(changes), ..self }
     }
 
     /// The gateway's name.
@@ -150,6 +159,8 @@ impl Directory {
             take_out(&mut table, hash, older);
         }
         table.insert_unique(hash, session.clone(), |s| self.hash(s.app(), s.user()));
+        drop(table);
+        self.tell(|| SessionChange::Opened(session.clone()));
         Ok(Registered { session, superseded: older })
     }
 
@@ -163,7 +174,17 @@ impl Directory {
             let target = table.len() * 2;
             table.shrink_to(target, |s| self.hash(s.app(), s.user()));
         }
+        drop(table);
+        if removed {
+            self.tell(|| SessionChange::Closed(session.clone()));
+        }
         removed
+    }
+
+    fn tell(&self, change: impl FnOnce() -> SessionChange) {
+        if let Some(changes) = &self.changes {
+            changes.push(change());
+        }
     }
 
     /// Calls `visit` for each session of a user, and returns their number. `visit` must not use the directory.
@@ -194,6 +215,13 @@ impl Directory {
     pub fn visit_all(&self, mut visit: impl FnMut(&SessionIdentity)) {
         for table in &self.tables {
             table.read().iter().for_each(&mut visit);
+        }
+    }
+
+    /// Calls `visit` for every session of one of [`TABLES`] tables. `visit` must not use the directory.
+    pub(crate) fn visit_table(&self, number: u16, visit: impl FnMut(&SessionIdentity)) {
+        if let Some(table) = self.tables.get(usize::from(number)) {
+            table.read().iter().for_each(visit);
         }
     }
 

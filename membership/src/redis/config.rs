@@ -45,8 +45,9 @@ impl RoutesConfig {
         if self.is_used()
             && let Err(error) = self.url.as_str().into_connection_info()
         {
-            let problem =
-                format!("{error}; write redis://HOST:PORT/DATABASE (no TLS, Sentinel or Cluster yet)");
+            let problem = format!(
+                "{error}; write redis://HOST:PORT/DATABASE (no TLS, Sentinel or Cluster yet)"
+            );
             return fail("url", problem);
         }
         for (key, value, least, most) in [

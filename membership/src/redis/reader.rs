@@ -44,12 +44,15 @@ pub struct RedisRoutes {
 type Gateways = HashMap<Arc<str>, Entry>;
 
 impl RedisRoutes {
-    /// Of the route table that `config` names, among the gateways of `ring`. Connects at the first use, which must be within a tokio
-    /// runtime, as must be this call.
+    /// Of the route table that `config` names, among the gateways of `ring`. Connects at the first use;
+    /// the tokio runtime of that use drives the connection.
     ///
     /// # Errors
     /// When the address is none. A server that is away is no error.
-    pub fn open(config: &RoutesConfig, ring: Arc<ArcSwap<Ring>>) -> Result<Self, RoutesUnavailable> {
+    pub fn open(
+        config: &RoutesConfig,
+        ring: Arc<ArcSwap<Ring>>,
+    ) -> Result<Self, RoutesUnavailable> {
         Ok(Self {
             store: Store::open(config)?,
             ring,
@@ -78,7 +81,9 @@ impl RedisRoutes {
             .collect();
         let incomplete = self.incomplete(&gateways, now_ms);
         let answer = values
-            .map(|routes| Ok(gateways_of_user(&take(Some(routes))?, &gateways, &incomplete, now_ms)))
+            .map(|routes| {
+                Ok(gateways_of_user(&take(Some(routes))?, &gateways, &incomplete, now_ms))
+            })
             .collect();
         *self.seen.lock() = Arc::new(gateways);
         answer

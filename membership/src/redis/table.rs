@@ -32,12 +32,15 @@ if route and string.match(route, '^%d+') == ARGV[2] then
 end
 return 0";
 
-/// Writes a gateway's entry and returns what stood there.
+/// Writes a gateway's entry and returns what stood there. Routes are complete only where the same process was known before.
 const ANNOUNCE: &str = r"
 local time = redis.call('TIME')
 local lease_end = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[4])
 local before = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. lease_end)
+local is_known = before and string.match(before, '^%x+') == ARGV[2]
+local state = ARGV[3]
+if state == 'complete' and not is_known then state = 'registering' end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. state .. ' ' .. lease_end)
 return before";
 
 /// A session of this gateway.
@@ -72,7 +75,7 @@ pub enum Announced {
 }
 
 /// Writes routes of one gateway process. To be used by one task: order is kept within a call and between awaited calls.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RouteTable {
     store: Store,
     gateway: String,
@@ -82,8 +85,8 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// For the gateway of this name, as `incarnation` of it: a number that none of its processes had before. Connects at the first use,
-    /// within the tokio runtime that this is called in.
+    /// For the gateway of this name, as `incarnation` of it: a number that none of its processes had before. Connects at the first use;
+    /// the tokio runtime of that use drives the connection.
     ///
     /// # Errors
     /// When the address is none. A server that is away is no error.
@@ -133,7 +136,7 @@ impl RouteTable {
         Ok(())
     }
 
-    /// Renews the gateway's own lease, and says whether all its routes are written.
+    /// Renews the gateway's own lease, and says whether all its routes are written; who is [`Announced::Unknown`] counts as registering.
     ///
     /// # Errors
     /// When Redis does not answer.
