@@ -2,55 +2,12 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::Stdio;
 
 use roost_testing::RabbitMq;
 use roost_testing::host::Port;
+use support::tiers::{Tier, act, app, register};
 use support::{roost, run_fails, run_ok};
-
-const SECRET: &str = "the secret of the shop's own server, long enough";
-
-/// A process of one tier, killed when the test ends.
-struct Tier(Child);
-
-impl Drop for Tier {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
-impl Tier {
-    fn start(tier: &str, config: &Path) -> Self {
-        let mut command = roost();
-        command.args([tier, "--config"]).arg(config).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("roost starts");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let started = Self(child);
-        let mut lines = output.lines().map_while(Result::ok);
-        assert!(lines.any(|line| line == "ready"), "{tier} ended without being ready");
-        started
-    }
-}
-
-fn token(user: &str) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
-    header.kid = Some("shop-1".to_owned());
-    let claims = serde_json::json!({"app": "shop", "sub": user, "iat": now, "exp": now + 600});
-    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-    jsonwebtoken::encode(&header, &claims, &key).expect("a token")
-}
-
-fn act(verb: &str, user: &str, server: &str, rest: &[&str]) -> std::process::Command {
-    let mut command = roost();
-    command.args([verb, "--as", user, "--server", server]).args(rest);
-    command.env("ROOST_TOKEN", token(user));
-    command
-}
 
 #[test]
 fn messages_cross_the_broker_and_survive_each_tier() {
@@ -63,21 +20,17 @@ fn messages_cross_the_broker_and_survive_each_tier() {
         "[bus]\nurl = {:?}\npartitions = 8\n\
          [cluster]\ngateways = [\"gw-1={server}\"]\n\
          [gateway]\nlisten = [{server:?}]\nadmin_listen = \"127.0.0.1:{}\"\nshards = 1\n\
-         [logic]\nhttp_listen = \"127.0.0.1:{}\"\ndata_dir = {:?}\n\
-         [[logic.apps]]\nid = \"shop\"\n[[logic.apps.keys]]\nid = \"shop-1\"\nalgorithm = \"HS256\"\nsecret = {SECRET:?}\n",
+         [logic]\nhttp_listen = \"127.0.0.1:{}\"\ndata_dir = {:?}\n{}",
         broker.url(),
         admin.number(),
         http.number(),
         folder.path().join("data"),
+        app(),
     );
     std::fs::write(&file, text).unwrap();
     let logic = Tier::start("logic", &file);
     let gateway = Tier::start("gateway", &file);
-    for user in ["alice", "bob"] {
-        let account = serde_json::json!({"app": "shop", "user": user, "password": "correct horse"});
-        let url = format!("http://127.0.0.1:{}/v1/register", http.number());
-        ureq::post(url).send_json(&account).expect("an account");
-    }
+    register(http.number(), &["alice", "bob"]);
     let sent = run_ok(act("send", "alice", &server, &["--to", "bob", "hello over the broker"]));
     assert!(sent.contains("acked conversation=s:alice:bob seq=1"), "{sent}");
     let mut tail = act("tail", "bob", &server, &["--from-start", "--count", "2"]);

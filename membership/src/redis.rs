@@ -18,6 +18,7 @@ mod config;
 mod reader;
 mod table;
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
@@ -36,7 +37,9 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// A connection that is made when it is first used and made again when it breaks; and the names of keys.
 #[derive(Clone)]
 struct Store {
-    connection: ConnectionManager,
+    client: Client,
+    /// It spawns tasks when it is made, so the first use makes it.
+    connection: Arc<OnceLock<Result<ConnectionManager, RoutesUnavailable>>>,
     timeout: Duration,
     prefix: String,
 }
@@ -55,16 +58,26 @@ impl Store {
             let settings = info.redis_settings().clone().set_password(&config.password);
             info = info.set_redis_settings(settings);
         }
-        let settings = ConnectionManagerConfig::new()
-            .set_min_delay(RECONNECT_FIRST)
-            .set_max_delay(RECONNECT_MAX)
-            .set_number_of_retries(1)
-            .set_connection_timeout(Some(config.response_timeout))
-            .set_response_timeout(Some(config.response_timeout));
-        let client = Client::open(info).map_err(unavailable)?;
-        let connection =
-            ConnectionManager::new_lazy_with_config(client, settings).map_err(unavailable)?;
-        Ok(Self { connection, timeout: config.response_timeout, prefix: config.key_prefix.clone() })
+        Ok(Self {
+            client: Client::open(info).map_err(unavailable)?,
+            connection: Arc::default(),
+            timeout: config.response_timeout,
+            prefix: config.key_prefix.clone(),
+        })
+    }
+
+    fn connection(&self) -> Result<ConnectionManager, RoutesUnavailable> {
+        let connect = || {
+            let settings = ConnectionManagerConfig::new()
+                .set_min_delay(RECONNECT_FIRST)
+                .set_max_delay(RECONNECT_MAX)
+                .set_number_of_retries(1)
+                .set_connection_timeout(Some(self.timeout))
+                .set_response_timeout(Some(self.timeout));
+            ConnectionManager::new_lazy_with_config(self.client.clone(), settings)
+                .map_err(unavailable)
+        };
+        self.connection.get_or_init(connect).clone()
     }
 
     fn gateways(&self) -> String {
@@ -77,7 +90,7 @@ impl Store {
 
     /// One round trip.
     async fn ask<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RoutesUnavailable> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection()?;
         let count = pipeline.len();
         let answer = connection.req_packed_commands(pipeline, 0, count);
         let answer = tokio::time::timeout(self.timeout, answer).await;
