@@ -39,6 +39,9 @@ documented! {
     pub struct ClusterConfig {
         /// Each gateway as "NAME=HOST:PORT": its gateway.name, and where its clients connect.
         gateways ("gateways"): Vec<String> = vec!["gw-1=127.0.0.1:7401".to_owned()];
+        /// Whether a gateway sends users that belong to another one there, so that all devices of a user meet. The list is trusted: while a
+        /// gateway is down, its users are sent to it all the same.
+        redirect ("redirect"): bool = false;
     }
 }
 

@@ -63,6 +63,7 @@ fn shared(network: &SimulatedNetwork) -> (Arc<GatewayContext>, Arc<Waker>) {
             let gateway = Arc::new(GatewayContext {
                 handshake: Handshake::new(VerificationKeys::new(), ResumeKey::new(SECRET)),
                 directory: Arc::new(Directory::new("gw", 3)),
+                placement: None,
                 clock: WallClock::new(network.now(), START_US),
                 config,
             });

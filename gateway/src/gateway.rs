@@ -15,10 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use roost_bus::{PublishError, SharedBus};
 use roost_config::ConfigError;
-use roost_membership::{RoutesConfig, RoutesUnavailable};
+use roost_membership::{Ring, RoutesConfig, RoutesUnavailable};
 use roost_protocol::frame::close::Close;
 use roost_protocol::{CloseReason, Encoder};
 use tokio::sync::watch;
@@ -37,6 +38,7 @@ use crate::session::changes::SessionChanges;
 use crate::session::directory::Directory;
 use crate::session::handshake::Handshake;
 use crate::session::keys::VerificationKeys;
+use crate::session::placement::Placement;
 use crate::session::resume_token::ResumeKey;
 use crate::shard::inbound::Gate;
 
@@ -52,6 +54,8 @@ pub struct GatewayContext {
     pub handshake: Handshake,
     /// Sessions.
     pub directory: Arc<Directory>,
+    /// Who is sent to another gateway; `None`: everybody is served here.
+    pub placement: Option<Placement>,
     /// Wall-clock time from a shard's own instant.
     pub clock: WallClock,
 }
@@ -175,11 +179,13 @@ pub struct Neighbours {
     pub bus: SharedBus,
     /// Where other processes learn which sessions are here. `None`: they need not, or deliveries go to every gateway.
     pub routes: Option<RoutesConfig>,
+    /// Users that belong to another gateway of this ring are sent there. `None`: everybody is served.
+    pub ring: Option<Arc<ArcSwap<Ring>>>,
 }
 
 impl From<SharedBus> for Neighbours {
     fn from(bus: SharedBus) -> Self {
-        Self { bus, routes: None }
+        Self { bus, routes: None, ring: None }
     }
 }
 
@@ -197,7 +203,7 @@ impl Gateway {
         keys: VerificationKeys,
         neighbours: impl Into<Neighbours>,
     ) -> Result<GatewayHandle, StartError> {
-        let Neighbours { bus, routes } = neighbours.into();
+        let Neighbours { bus, routes, ring } = neighbours.into();
         config.check()?;
         let (driver, driver_reason) =
             Driver::choose(config.io.driver).map_err(StartError::Driver)?;
@@ -218,6 +224,7 @@ impl Gateway {
         let context = Arc::new(GatewayContext {
             handshake: Handshake::new(keys, resume_key(&config)?),
             directory: Arc::new(directory),
+            placement: ring.map(|ring| Placement::new(ring, &config.name)),
             clock: WallClock::system(),
             config,
         });

@@ -11,6 +11,7 @@ pub mod directory;
 pub mod handshake;
 pub mod inflight;
 pub mod keys;
+pub mod placement;
 pub mod resume_token;
 
 use std::fmt;

@@ -98,6 +98,7 @@ impl<I: Io> Shard<I> {
             time: TurnTime::new(start),
             is_draining: false,
             superseded: Vec::new(),
+            redirect: None,
             spare: SpareActive::default(),
             answer_time: AnswerTime::default(),
         };

@@ -11,16 +11,19 @@ mod logic_stub;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use roost_bus::in_process::InProcessBus;
 use roost_gateway::config::{DriverChoice, GatewayConfig};
-use roost_gateway::gateway::{Gateway, GatewayHandle, StartError};
+use roost_gateway::gateway::{Gateway, GatewayHandle, Neighbours, StartError};
 use roost_gateway::session::keys::VerificationKeys;
+use roost_membership::{Member, Ring};
 use roost_protocol::frame::ack::{SendAck, SendRefused};
 use roost_protocol::frame::connect::Credential;
 use roost_protocol::frame::deliver::Message;
-use roost_protocol::frame::redirect::GoAway;
+use roost_protocol::frame::redirect::{GoAway, Redirect};
 use roost_protocol::{CloseReason, FrameKind, RefusalCode};
 
 use client::{Client, KEY_ID, PATIENCE, SECRET, token};
@@ -305,6 +308,43 @@ fn a_busy_port_is_named(driver: DriverChoice) {
     rig.end();
 }
 
+fn users_of_another_gateway_are_sent_there(driver: DriverChoice) {
+    let member = |name: &str, address: &str| Member {
+        name: name.into(),
+        address: address.into(),
+        weight: 1,
+    };
+    let members = vec![member("gw-1", "10.0.0.1:7401"), member("gw-2", "10.0.0.2:7401")];
+    let ring = Arc::new(ArcSwap::from_pointee(Ring::new(members).unwrap()));
+    let owner = |user: &str| ring.load().owner("demo", user).unwrap().name.to_string();
+    let find = |name: &str| (0..1000).map(|i| format!("u{i}")).find(|user| owner(user) == name);
+    let (ours, theirs) = (find("gw-1").unwrap(), find("gw-2").unwrap());
+
+    let bus = InProcessBus::new(4);
+    let logic = LogicStub::start(bus.shared());
+    let neighbours = Neighbours { ring: Some(Arc::clone(&ring)), ..bus.shared().into() };
+    let gateway = Gateway::start(config(driver), keys(), neighbours).unwrap();
+    let address = gateway.addresses()[0];
+    let rig = Rig { gateway, bus, logic, address };
+
+    let (mut here, _) = Client::log_in(address, &ours, "d1");
+    let mut there = Client::connect(address, Credential::Token(&token(&theirs, 900)), "d1");
+    let (_, payload) = there.expect(FrameKind::Redirect);
+    assert_eq!(Redirect::decode(&payload).unwrap().address, "10.0.0.2:7401");
+    there.expect_close(CloseReason::Redirected);
+    assert_eq!(rig.gateway.directory().count(), 1, "who is sent away has no session");
+    // Nobody is told the way without a valid credential.
+    let forged = Credential::Token("forged");
+    Client::connect(address, forged, "d1").expect_close(CloseReason::BadToken);
+
+    // The other gateway leaves the ring: its users are welcome here.
+    ring.store(Arc::new(Ring::new(vec![member("gw-1", "10.0.0.1:7401")]).unwrap()));
+    Client::log_in(address, &theirs, "d1");
+    here.ping();
+    here.expect(FrameKind::Pong);
+    rig.end();
+}
+
 macro_rules! on_both_drivers {
     ($($test:ident)*) => {
         mod io_uring {
@@ -325,4 +365,5 @@ on_both_drivers! {
     a_drain_tells_every_client
     the_operator_is_answered
     a_busy_port_is_named
+    users_of_another_gateway_are_sent_there
 }

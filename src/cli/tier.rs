@@ -80,7 +80,8 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
         );
     }
     let routes = config.routes.is_used().then_some(config.routes);
-    let neighbours = gateway::Neighbours { bus: bus.shared(), routes };
+    let ring = config.cluster.redirect.then(|| Arc::new(ArcSwap::from_pointee(ring)));
+    let neighbours = gateway::Neighbours { bus: bus.shared(), routes, ring };
     let gateway = Gateway::start(config.gateway, verification_keys(&keys)?, neighbours)?;
     let counters = Arc::clone(bus.counters());
     gateway.status().show_metrics(AppendMetrics(Box::new(move |out| counters.encode(out))));

@@ -9,6 +9,7 @@
 //! One timer, the linger, bounds everything before Release; Release itself always ends, the driver promises it.
 
 use roost_protocol::frame::close::Close;
+use roost_protocol::frame::redirect::Redirect;
 use roost_protocol::{CloseReason, Encoder};
 
 use super::KernelFlags;
@@ -52,6 +53,12 @@ pub(crate) fn is_told(reason: CloseReason) -> bool {
 impl Closing {
     pub(crate) fn new(reason: CloseReason) -> Self {
         Self { reason, phase: ClosePhase::Flush, outbox: None }
+    }
+
+    /// Puts a REDIRECT before the CLOSE.
+    pub(crate) fn enqueue_redirect(&mut self, encoder: &mut Encoder, address: &str) {
+        let outbox = self.outbox.get_or_insert_default();
+        outbox.enqueue_always(|own| Redirect { address }.encode(encoder, own));
     }
 
     /// Puts the CLOSE behind what is queued.

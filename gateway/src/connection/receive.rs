@@ -162,6 +162,13 @@ fn log_in(
     let wall_us = cx.time.wall_us;
     let directory = &cx.gateway.directory;
     let login = cx.gateway.handshake.authenticate(&connect, directory, wall_us)?;
+    let placement = cx.gateway.placement.as_ref();
+    if let Some(address) =
+        placement.and_then(|p| p.elsewhere(directory.app_name(login.app), &login.user))
+    {
+        cx.redirect = Some(address);
+        return Err(CloseReason::Redirected);
+    }
     let address =
         ConnectionAddress { shard: cx.shard, index: key.index, generation: key.generation };
     let registered = directory.register(&login, address, wall_us)?;

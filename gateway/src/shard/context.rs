@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) is_draining: bool,
     /// Sessions of this shard that a newer one of the same device took over from.
     pub(crate) superseded: Vec<SessionIdentity>,
+    /// Where the connection that is about to be closed with `redirected` should go.
+    pub(crate) redirect: Option<Arc<str>>,
     pub(crate) spare: SpareActive,
     pub(crate) answer_time: AnswerTime,
 }

@@ -23,6 +23,10 @@ impl<I: Io> Shard<I> {
         if let State::Closing(closing) = &mut connection.state
             && is_told(reason)
         {
+            if let Some(address) = self.context.redirect.take() {
+                self.context.counters.count_frame_sent(FrameKind::Redirect);
+                closing.enqueue_redirect(&mut self.context.encoder, &address);
+            }
             self.context.counters.count_frame_sent(FrameKind::Close);
             closing.enqueue_close(&mut self.context.encoder, "", 0);
         }

@@ -84,6 +84,7 @@ impl World {
         let gateway = Arc::new(GatewayContext {
             handshake: Handshake::new(VerificationKeys::new(), ResumeKey::new(SECRET)),
             directory: Arc::new(Directory::new(&config.name, config.limits.sessions_per_user_max)),
+            placement: None,
             clock: WallClock::new(network.now(), START_US),
             config,
         });
