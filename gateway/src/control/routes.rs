@@ -123,7 +123,7 @@ impl RouteKeeper {
         self.begin_again();
     }
 
-    /// Writes what changed, then the next table of the directory.
+    /// Writes some of what changed, then the next table of the directory.
     async fn register_next(&mut self) -> Result<(), RoutesUnavailable> {
         self.write_changes().await?;
         let Progress::Registering { next } = self.progress else { return Ok(()) };
@@ -159,20 +159,15 @@ impl RouteKeeper {
             self.begin_again();
             self.announce().await;
         }
-        loop {
-            let taken: Vec<_> = std::iter::from_fn(|| self.changes.pop()).take(BATCH_MAX).collect();
-            if taken.is_empty() {
-                return Ok(());
-            }
-            let changes: Vec<_> = taken
-                .iter()
-                .map(|change| match change {
-                    SessionChange::Opened(session) => RouteChange::Set(self.route(session)),
-                    SessionChange::Closed(session) => RouteChange::Clear(self.route(session)),
-                })
-                .collect();
-            self.write(&changes).await?;
-        }
+        let taken = self.changes.take(BATCH_MAX);
+        let changes: Vec<_> = taken
+            .iter()
+            .map(|change| match change {
+                SessionChange::Opened(session) => RouteChange::Set(self.route(session)),
+                SessionChange::Closed(session) => RouteChange::Clear(self.route(session)),
+            })
+            .collect();
+        self.write(&changes).await
     }
 
     async fn write(&self, changes: &[RouteChange<'_>]) -> Result<(), RoutesUnavailable> {

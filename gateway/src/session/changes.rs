@@ -47,9 +47,13 @@ impl SessionChanges {
         self.wake.notify_one();
     }
 
-    /// The next change.
-    pub(crate) fn pop(&self) -> Option<SessionChange> {
-        self.waiting.pop()
+    /// The next changes, in the order in which they happened. When there may be more, [`wait`](Self::wait) does not wait.
+    pub(crate) fn take(&self, count_max: usize) -> Vec<SessionChange> {
+        let taken: Vec<_> = std::iter::from_fn(|| self.waiting.pop()).take(count_max).collect();
+        if taken.len() == count_max {
+            self.wake.notify_one();
+        }
+        taken
     }
 
     /// Whether changes were dropped since this was last asked.
@@ -86,7 +90,7 @@ mod tests {
         let open = || directory.register(&login, ConnectionAddress::default(), 1).unwrap().session;
         let (first, second) = (open(), open());
         assert!(!directory.remove(&first) && directory.remove(&second));
-        let told = std::iter::from_fn(|| changes.pop()).map(|change| match change {
+        let told = changes.take(9).into_iter().map(|change| match change {
             SessionChange::Opened(session) => ("opened", session.epoch()),
             SessionChange::Closed(session) => ("closed", session.epoch()),
         });
