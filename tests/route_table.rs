@@ -1,5 +1,5 @@
-//! Two gateways find each other's users by the route table, and go on when Redis is flushed, killed, empty again, or right about a gateway
-//! that is dead.
+//! Two gateways send users to where they belong, and deliveries find them by the route table: also when Redis is flushed, killed, empty again,
+//! or a gateway is dead.
 
 mod support;
 
@@ -10,6 +10,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use roost_membership::{Member, Ring};
 use roost_testing::host::Port;
 use roost_testing::{RabbitMq, Redis};
 use support::tiers::{Tier, act, app, register};
@@ -84,6 +85,21 @@ impl Drop for Tail {
     }
 }
 
+/// A user that the ring gives to this gateway.
+fn user_of(gateway: &str) -> &'static str {
+    let member = |name: &str| Member { name: name.into(), address: "h:1".into(), weight: 1 };
+    let ring = Ring::new(vec![member("gw-1"), member("gw-2")]).unwrap();
+    let is_there = |user: &&str| *ring.owner("shop", user).unwrap().name == *gateway;
+    ["alice", "bob", "carol", "dave", "erin", "frank"]
+        .into_iter()
+        .find(is_there)
+        .expect("one of six")
+}
+
+fn routes_of(user: &str) -> String {
+    format!("roost:routes:shop/{user}")
+}
+
 #[test]
 fn deliveries_find_their_gateway_whatever_happens_to_redis() {
     let (broker, mut redis) = (RabbitMq::start(), Redis::start());
@@ -93,7 +109,7 @@ fn deliveries_find_their_gateway_whatever_happens_to_redis() {
     for (gateway, name) in gateways.iter().zip(["gw-1", "gw-2"]) {
         let text = format!(
             "[bus]\nurl = {:?}\npartitions = 4\n\
-             [cluster]\ngateways = [\"gw-1={}\", \"gw-2={}\"]\n\
+             [cluster]\ngateways = [\"gw-1={}\", \"gw-2={}\"]\nredirect = true\n\
              [routes]\nurl = {:?}\ngateway_lease_ms = 2000\npause_ms = 20\nresponse_timeout_ms = 2000\n\
              [gateway]\nname = {name:?}\nlisten = [{:?}]\nadmin_listen = \"127.0.0.1:{}\"\nshards = 1\n\
              [logic]\nhttp_listen = \"127.0.0.1:{}\"\ndata_dir = {:?}\n{}",
@@ -113,22 +129,23 @@ fn deliveries_find_their_gateway_whatever_happens_to_redis() {
     let _logic = Tier::start("logic", &here.file);
     let _here = Tier::start("gateway", &here.file);
     let second = Tier::start("gateway", &there.file);
-    register(http.number(), &["alice", "bob"]);
-    let send = |text: &str| run_ok(act("send", "alice", &here.server, &["--to", "bob", text]));
+    let (alice, bob_name) = (user_of("gw-1"), user_of("gw-2"));
+    register(http.number(), &[alice, bob_name]);
+    let send = |text: &str| run_ok(act("send", alice, &here.server, &["--to", bob_name, text]));
+    let (routes_of_alice, routes_of_bob) = (routes_of(alice), routes_of(bob_name));
     let has_route = |redis: &Redis| {
-        wait_for("bob has a route", || {
-            (redis.cli(&["HLEN", "roost:routes:shop/bob"]) == "1").then_some(())
-        });
+        wait_for("bob has a route", || (redis.cli(&["HLEN", &routes_of_bob]) == "1").then_some(()));
     };
 
-    // By the route: the gateway without bob hears nothing of what is for him.
-    let mut bob = Tail::start("bob", &there.server);
+    // Bob asks the wrong gateway, is sent to his own, and is found by the route: the other one hears nothing of what is for him.
+    let mut bob = Tail::start(bob_name, &here.server);
     here.wait_complete();
     there.wait_complete();
     has_route(&redis);
     send("by the route");
     bob.wait("by the route");
     assert_eq!(here.missed(), 0.0);
+    assert_eq!(there.metric("roost_gateway_sessions"), 1.0);
 
     // Flushed: the gateways write everything again.
     assert_eq!(redis.cli(&["FLUSHALL"]), "OK");
@@ -156,12 +173,12 @@ fn deliveries_find_their_gateway_whatever_happens_to_redis() {
         (here.missed() == before).then_some(())
     });
     wait_for("the sender's routes ended with her sessions", || {
-        (redis.cli(&["HLEN", "roost:routes:shop/alice"]) == "0").then_some(())
+        (redis.cli(&["HLEN", &routes_of_alice]) == "0").then_some(())
     });
 
     // A dead gateway: what comes back clears its routes. When it lives again its clients have theirs.
     drop(second);
-    let stale = redis.cli(&["HVALS", "roost:routes:shop/bob"]);
+    let stale = redis.cli(&["HVALS", &routes_of_bob]);
     wait_for("a delivery comes back", || {
         // Until the broker has noticed the death it takes them.
         send("to a dead gateway");
@@ -172,7 +189,7 @@ fn deliveries_find_their_gateway_whatever_happens_to_redis() {
     bob.wait_at_most(DEADLINE, "to a dead gateway");
     there.wait_complete();
     wait_for("bob has a new route", || {
-        (redis.cli(&["HVALS", "roost:routes:shop/bob"]) != stale).then_some(())
+        (redis.cli(&["HVALS", &routes_of_bob]) != stale).then_some(())
     });
     send("to a living one");
     bob.wait("to a living one");
