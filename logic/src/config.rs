@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::dev;
 use crate::ids::WORKER_ID_MAX;
+use crate::store::server::StoreConfig;
 
 documented! {
     /// A logic worker with its HTTP API.
@@ -30,6 +31,8 @@ documented! {
         /// with id, algorithm ("HS256" or "EdDSA") and secret (HS256: text of 32 bytes or more; EdDSA: public key in base64).
         apps ("apps"): Vec<AppConfig> = Vec::new();
         @tables {
+            /// The database. Empty url: SQLite in data_dir, for one host.
+            store ("store"): StoreConfig;
             /// Access and refresh tokens.
             tokens ("tokens"): TokenSettings;
             /// Passwords.
@@ -159,6 +162,7 @@ impl LogicConfig {
         if !(1..=4096).contains(&self.batch_operations_max) {
             return wrong("batch_operations_max", "expected 1 to 4096".to_owned());
         }
+        self.store.check()?;
         if self.passwords.threads == 0
             || self.passwords.memory_kib < 8
             || self.passwords.passes == 0

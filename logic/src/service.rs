@@ -21,8 +21,8 @@ use crate::clock::Clock;
 use crate::config::LogicConfig;
 use crate::ids::MessageIds;
 use crate::metrics::Metrics;
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Name, SharedStore, Store, StoreError};
+use crate::store::opened::Opened;
+use crate::store::{Name, StoreError};
 use crate::worker::{Parts, Worker};
 
 /// Why logic did not start.
@@ -96,7 +96,7 @@ pub struct LogicHandle {
     stop_worker: watch::Sender<bool>,
     worker: Option<JoinHandle<()>>,
     http: Option<JoinHandle<()>>,
-    store: Arc<SqliteStore>,
+    store: Opened,
     runtime: Option<Runtime>,
     /// Held as long as the database may be written.
     _lock: std::fs::File,
@@ -124,7 +124,7 @@ impl Logic {
         let (stop_http, http_stopped) = watch::channel(false);
         let (stop_worker, worker_stopped) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
-        let worker_store: SharedStore = Arc::<SqliteStore>::clone(&store);
+        let worker_store = store.shared();
         let mark = opening.block_on(worker_store.worker_mark(config.worker_id))?;
         opening.block_on(store.settle());
         let parts = Parts {
@@ -178,6 +178,23 @@ impl Logic {
     }
 }
 
+impl Logic {
+    /// Brings the schema of the database up to date, and does nothing else.
+    ///
+    /// # Errors
+    /// When it cannot be used; the error says what to do.
+    pub fn migrate(config: &LogicConfig) -> Result<(), StartError> {
+        config.check()?;
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|cause| StartError::DataDir { folder: config.data_dir.clone(), cause })?;
+        let _lock = lock(config)?;
+        runtime(0)?.block_on(async {
+            Opened::open(config).await?.close().await;
+            Ok(())
+        })
+    }
+}
+
 impl LogicHandle {
     /// Takes no new HTTP request. What comes over the bus is still done, also for requests under way.
     pub fn drain(&self) {
@@ -196,16 +213,12 @@ impl LogicHandle {
     }
 }
 
-async fn open_store(
-    config: &LogicConfig,
-    is_dev: bool,
-    now_ms: u64,
-) -> Result<Arc<SqliteStore>, StartError> {
-    let store = SqliteStore::open(&config.database_file()).await?;
+async fn open_store(config: &LogicConfig, is_dev: bool, now_ms: u64) -> Result<Opened, StartError> {
+    let store = Opened::open(config).await?;
     if is_dev {
-        store.add_users(dev::APP, &dev::USERS.map(Name::from), now_ms).await?;
+        store.shared().add_users(dev::APP, &dev::USERS.map(Name::from), now_ms).await?;
     }
-    Ok(Arc::new(store))
+    Ok(store)
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<(std::net::TcpListener, SocketAddr)> {

@@ -11,7 +11,9 @@
 //! locks conversations, then owners, each in key order, in [`Store::load`], and keeps the locks until the commit.
 
 pub(crate) mod key;
+pub(crate) mod opened;
 pub mod rows;
+pub mod server;
 pub mod sqlite;
 
 use std::future::Future;

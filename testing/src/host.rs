@@ -50,6 +50,15 @@ pub fn need_package(program: &str, package: &str) {
     );
 }
 
+/// Gives a scratch folder to the system user that a service runs as.
+///
+/// # Panics
+/// When that cannot be done: it takes root.
+pub fn own(folder: &Path, user: &str) {
+    let done = Command::new("chown").args(["-R", &format!("{user}:")]).arg(folder).status();
+    assert!(done.is_ok_and(|status| status.success()), "chown {user} {}", folder.display());
+}
+
 fn apt_get(arguments: &[&str]) -> bool {
     // Single-user runlevel: invoke-rc.d then does not start the package's own instance.
     let done = Command::new("apt-get")

@@ -10,10 +10,14 @@
 //! [`process`] and [`host`].
 
 pub mod host;
+pub mod mariadb;
+pub mod postgresql;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;
 
+pub use mariadb::MariaDb;
+pub use postgresql::PostgreSql;
 pub use process::Process;
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;

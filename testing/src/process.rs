@@ -55,6 +55,18 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
+    /// While it becomes ready.
+    ///
+    /// # Panics
+    /// When it has ended; with the end of its log.
+    pub fn must_run(&mut self, log: &Path) {
+        if let Some(status) = self.ended() {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let tail = text.floor_char_boundary(text.len().saturating_sub(2000));
+            panic!("{} ended at its start ({status}): {}", self.name, &text[tail..]);
+        }
+    }
+
     /// kill -9. Returns when it is gone.
     pub fn kill(&mut self) {
         _ = self.child.kill();

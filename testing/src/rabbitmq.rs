@@ -107,14 +107,7 @@ impl RabbitMq {
     fn wait_ready(&mut self) {
         let log = self.folder.path().join("node.log");
         wait_until("RabbitMQ accepts clients", READY_WITHIN, || {
-            if let Some(status) = self.node.ended() {
-                let text = std::fs::read_to_string(&log).unwrap_or_default();
-                let tail = text.len().saturating_sub(2000);
-                panic!(
-                    "RabbitMQ ended at its start ({status}): {}",
-                    &text[text.floor_char_boundary(tail)..]
-                );
-            }
+            self.node.must_run(&log);
             self.port.is_open()
         });
     }

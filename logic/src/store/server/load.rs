@@ -1,0 +1,122 @@
+//! What a batch needs: one statement per table and a few dozen keys. Most batches load little: the worker remembers.
+
+use std::collections::HashMap;
+
+use super::super::{ConversationRow, CursorRow, IdentityKey, Placed, UserRow};
+use super::driver::{Row, Statement, Value};
+use super::read::{client_msg_id, watermark};
+use super::statement::look_up;
+use super::{LoadKeys, Loaded, Name, Result, Shared};
+use Value::{Bytes, Text};
+
+const CONVERSATIONS: &str =
+    "SELECT app_id, conversation, last_seq FROM conversations WHERE (app_id, conversation) IN";
+const USERS: &str = "SELECT u.app_id, u.user_id, COALESCE(c.last_inbox_seq, 0) \
+    FROM users u LEFT JOIN inbox_counters c ON c.app_id = u.app_id AND c.owner = u.user_id \
+    WHERE (u.app_id, u.user_id) IN";
+const CURSORS: &str = "SELECT app_id, conversation, sender, device, session_epoch, client_seq FROM send_cursors \
+    WHERE (app_id, conversation, sender, device) IN";
+const WATERMARKS: &str = "SELECT app_id, conversation, user_id, delivered_seq, read_seq FROM watermarks \
+    WHERE (app_id, conversation, user_id) IN";
+const IDENTITIES: &str = "SELECT app_id, conversation, sender, client_msg_id, seq, message_id, server_time_ms, payload_hash, \
+    sender_inbox_seq, peer_inbox_seq FROM messages WHERE (app_id, conversation, sender, client_msg_id) IN";
+const POSITIONS: &str =
+    "SELECT app_id, owner, last_inbox_seq FROM inbox_counters WHERE (app_id, owner) IN";
+
+impl Shared {
+    pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
+        let conversations =
+            look_up(CONVERSATIONS, &keys.conversations, |(a, c)| [Text(a), Text(c)]);
+        let users = look_up(USERS, &keys.users, |(a, u)| [Text(a), Text(u)]);
+        let cursors =
+            look_up(CURSORS, &keys.cursors, |(a, c, s, d)| [Text(a), Text(c), Text(s), Text(d)]);
+        let watermarks =
+            look_up(WATERMARKS, &keys.watermarks, |(a, c, u)| [Text(a), Text(c), Text(u)]);
+        let identities = look_up(IDENTITIES, &keys.identities, |key| {
+            let (app, conversation) = (Text(&key.app), Text(&key.conversation));
+            [app, conversation, Text(&key.sender), Bytes(&key.client_msg_id)]
+        });
+        Ok(Loaded {
+            conversations: self.owned(&conversations, conversation).await?,
+            users: self.owned(&users, user).await?,
+            cursors: self.owned(&cursors, cursor).await?,
+            watermarks: self.owned(&watermarks, watermark).await?,
+            identities: self.owned(&identities, identity).await?,
+        })
+    }
+
+    async fn owned<T>(
+        &self,
+        statements: &[Statement<'_>],
+        read: fn(&Row) -> sqlx::Result<T>,
+    ) -> Result<Vec<T>> {
+        if statements.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.fetch_owned(statements).await?;
+        self.read(&rows, read)
+    }
+
+    pub(super) async fn worker_mark(&self, worker_id: u16) -> Result<u64> {
+        let ask = "SELECT until_ms FROM worker_marks WHERE worker_id = ?";
+        let rows = self.fetch(Statement::new(ask, &[Value::Number(worker_id.into())])).await?;
+        Ok(self.read(&rows, |row| row.number(0))?.first().copied().unwrap_or_default())
+    }
+
+    pub(super) async fn inbox_positions(&self, owners: &[(Name, Name)]) -> Result<Vec<u64>> {
+        let mut positions = HashMap::new();
+        for statement in look_up(POSITIONS, owners, |(app, owner)| [Text(app), Text(owner)]) {
+            let rows = self.fetch(statement).await?;
+            let found =
+                self.read(&rows, |row| Ok(((name(row, 0)?, name(row, 1)?), row.number(2)?)))?;
+            positions.extend(found);
+        }
+        Ok(owners.iter().map(|owner| positions.get(owner).copied().unwrap_or_default()).collect())
+    }
+}
+
+pub(super) fn name(row: &Row, index: usize) -> sqlx::Result<Name> {
+    row.text(index).map(Name::from)
+}
+
+fn conversation(row: &Row) -> sqlx::Result<ConversationRow> {
+    Ok(ConversationRow {
+        app: name(row, 0)?,
+        conversation: name(row, 1)?,
+        last_seq: row.number(2)?,
+    })
+}
+
+fn user(row: &Row) -> sqlx::Result<UserRow> {
+    Ok(UserRow { app: name(row, 0)?, user: name(row, 1)?, last_inbox_seq: row.number(2)? })
+}
+
+fn cursor(row: &Row) -> sqlx::Result<CursorRow> {
+    let client_seq = u32::try_from(row.number(5)?);
+    Ok(CursorRow {
+        app: name(row, 0)?,
+        conversation: name(row, 1)?,
+        sender: name(row, 2)?,
+        device: name(row, 3)?,
+        session_epoch: row.number(4)?,
+        client_seq: client_seq.map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
+    })
+}
+
+fn identity(row: &Row) -> sqlx::Result<(IdentityKey, Placed)> {
+    let key = IdentityKey {
+        app: name(row, 0)?,
+        conversation: name(row, 1)?,
+        sender: name(row, 2)?,
+        client_msg_id: client_msg_id(row, 3)?,
+    };
+    let placed = Placed {
+        seq: row.number(4)?,
+        message_id: row.number(5)?,
+        server_time_ms: row.number(6)?,
+        payload_hash: row.signed(7)?,
+        sender_inbox_seq: row.number(8)?,
+        peer_inbox_seq: row.number(9)?,
+    };
+    Ok((key, placed))
+}

@@ -1,0 +1,130 @@
+//! A MariaDB server with durable settings: its own data folder, port and socket.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::host::{Port, need_package, own, wait_until};
+use crate::process::Process;
+
+const SERVER: &str = "/usr/sbin/mariadbd";
+const INSTALL: &str = "/usr/bin/mariadb-install-db";
+const CLIENT: &str = "/usr/bin/mariadb";
+/// Of the package; the server does not run as root.
+const SYSTEM_USER: &str = "mysql";
+/// Two seconds on a quiet machine.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// A running server with the user roost, password roost, who may do everything.
+#[derive(Debug)]
+pub struct MariaDb {
+    server: Process,
+    folder: TempDir,
+    port: Port,
+}
+
+impl MariaDb {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not; with the end of its log.
+    pub fn start() -> Self {
+        need_package(SERVER, "mariadb-server");
+        let folder = tempfile::Builder::new().prefix("roost-mariadb-").tempdir();
+        let folder = folder.expect("a scratch folder");
+        own(folder.path(), SYSTEM_USER);
+        let installed = Command::new(INSTALL)
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", folder.path().join("data").display()))
+            .arg(format!("--user={SYSTEM_USER}"))
+            .args(["--skip-test-db", "--auth-root-authentication-method=normal"])
+            .output()
+            .expect("mariadb-install-db starts");
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        let port = Port::free();
+        let server = start_server(folder.path(), &port);
+        let mut mariadb = Self { server, folder, port };
+        mariadb.wait_ready();
+        mariadb.sql(
+            "CREATE USER roost@localhost IDENTIFIED BY 'roost'; CREATE USER roost@'127.0.0.1' IDENTIFIED BY 'roost'; \
+             GRANT ALL ON *.* TO roost@localhost WITH GRANT OPTION; GRANT ALL ON *.* TO roost@'127.0.0.1' WITH GRANT OPTION;",
+        );
+        mariadb
+    }
+
+    /// Of a database, with credentials.
+    pub fn url(&self, database: &str) -> String {
+        format!("mysql://roost:roost@127.0.0.1:{}/{database}", self.port.number())
+    }
+
+    /// Runs statements as root.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn sql(&self, statements: &str) -> String {
+        let done = self.client(statements);
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{statements}: {errors}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.server.resume();
+    }
+
+    /// Starts it again on the same port with the same data, after [`MariaDb::kill`].
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn restart(&mut self) {
+        self.server.kill();
+        self.server = start_server(self.folder.path(), &self.port);
+        self.wait_ready();
+    }
+
+    fn client(&self, statements: &str) -> std::process::Output {
+        Command::new(CLIENT)
+            .args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"])
+            .arg(format!("--socket={}", self.folder.path().join("socket").display()))
+            .args(["-e", statements])
+            .stdin(Stdio::null())
+            .output()
+            .expect("the client starts")
+    }
+
+    fn wait_ready(&mut self) {
+        let log = self.folder.path().join("server.log");
+        wait_until("MariaDB answers", READY_WITHIN, || {
+            self.server.must_run(&log);
+            self.client("SELECT 1").status.success()
+        });
+    }
+}
+
+fn start_server(folder: &Path, port: &Port) -> Process {
+    let mut command = Command::new(SERVER);
+    let inside = |name: &str| folder.join(name).display().to_string();
+    command
+        .arg("--no-defaults")
+        .arg(format!("--user={SYSTEM_USER}"))
+        .arg(format!("--datadir={}", inside("data")))
+        .arg(format!("--socket={}", inside("socket")))
+        .arg(format!("--pid-file={}", inside("pid")))
+        .arg(format!("--port={}", port.number()))
+        .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"])
+        .args(["--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"]);
+    Process::start(&command, &folder.join("server.log"))
+}

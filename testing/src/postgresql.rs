@@ -1,0 +1,153 @@
+//! A PostgreSQL server with durable settings: its own data folder, port and socket.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::host::{Port, need_package, own, wait_until};
+use crate::process::Process;
+
+/// Debian's wrapper, there with every version; the programs are in a folder of their version.
+const PACKAGE_PROGRAM: &str = "/usr/share/postgresql-common/pg_wrapper";
+const VERSIONS: &str = "/usr/lib/postgresql";
+/// Of the package; the server refuses to run as root.
+const SYSTEM_USER: &str = "postgres";
+/// Two seconds on a quiet machine.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// A running server with the superuser roost, password roost.
+#[derive(Debug)]
+pub struct PostgreSql {
+    server: Process,
+    folder: TempDir,
+    port: Port,
+}
+
+impl PostgreSql {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not; with the end of its log.
+    pub fn start() -> Self {
+        if programs().is_none() {
+            need_package(PACKAGE_PROGRAM, "postgresql");
+        }
+        let folder = tempfile::Builder::new().prefix("roost-postgresql-").tempdir();
+        let folder = folder.expect("a scratch folder");
+        let password = folder.path().join("password");
+        std::fs::write(&password, "roost").expect("a file in the scratch folder");
+        own(folder.path(), SYSTEM_USER);
+        let installed = as_system_user("initdb")
+            .arg("--pgdata")
+            .arg(folder.path().join("data"))
+            .args([
+                "--username=roost",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ])
+            .arg(format!("--pwfile={}", password.display()))
+            .current_dir(folder.path())
+            .output()
+            .expect("initdb starts");
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        let port = Port::free();
+        let server = start_server(folder.path(), &port);
+        let mut postgresql = Self { server, folder, port };
+        postgresql.wait_ready();
+        postgresql
+    }
+
+    /// Of a database, with credentials.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://roost:roost@127.0.0.1:{}/{database}", self.port.number())
+    }
+
+    /// Runs statements in the database postgres.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn sql(&self, statements: &str) -> String {
+        let done = self.client(statements);
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{statements}: {errors}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// kill -9 of its first process; the others notice and end.
+    pub fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Starts it again on the same port with the same data, after [`PostgreSql::kill`].
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn restart(&mut self) {
+        self.server.kill();
+        // Its processes notice that the first one is gone, and end; until then it cannot start again.
+        let log = self.folder.path().join("server.log");
+        wait_until("PostgreSQL starts again", READY_WITHIN, || {
+            if self.server.ended().is_some() {
+                self.server = start_server(self.folder.path(), &self.port);
+            }
+            self.client("SELECT 1").status.success()
+        });
+        self.server.must_run(&log);
+    }
+
+    fn client(&self, statements: &str) -> std::process::Output {
+        Command::new(program("psql"))
+            .args(["--no-psqlrc", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"])
+            .arg(self.url("postgres"))
+            .args(["-c", statements])
+            .stdin(Stdio::null())
+            .output()
+            .expect("the client starts")
+    }
+
+    fn wait_ready(&mut self) {
+        let log = self.folder.path().join("server.log");
+        wait_until("PostgreSQL answers", READY_WITHIN, || {
+            self.server.must_run(&log);
+            self.client("SELECT 1").status.success()
+        });
+    }
+}
+
+fn start_server(folder: &Path, port: &Port) -> Process {
+    let mut command = as_system_user("postgres");
+    command
+        .arg("-D")
+        .arg(folder.join("data"))
+        .args(["-p", &port.number().to_string(), "-h", "127.0.0.1"])
+        .arg("-k")
+        .arg(folder)
+        .args(["-c", "shared_buffers=64MB", "-c", "fsync=on", "-c", "synchronous_commit=on"])
+        .current_dir(folder);
+    Process::start(&command, &folder.join("server.log"))
+}
+
+fn programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir(VERSIONS).ok()?;
+    versions
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|folder| folder.join("postgres").exists())
+        .max()
+}
+
+fn program(name: &str) -> PathBuf {
+    programs().expect("the programs of PostgreSQL").join(name)
+}
+
+fn as_system_user(name: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", SYSTEM_USER, "--regid", SYSTEM_USER, "--clear-groups"])
+        // Changing the user clears what the runner has set.
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program(name));
+    command
+}
