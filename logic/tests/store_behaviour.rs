@@ -1,5 +1,5 @@
-//! Proves that a store keeps what it was given, all or nothing, and finds it again. Every adapter runs every behaviour: a new
-//! dialect adds one line to [`adapters`].
+//! Proves that a store keeps what it was given, all or nothing, and finds it again. Every adapter runs every behaviour: SQLite each in a
+//! test of its own, a database server all of them in one, because its start takes seconds.
 
 mod store;
 
@@ -7,26 +7,60 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use roost_logic::store::server::{ServerStore, StoreConfig};
 use roost_logic::store::sqlite::SqliteStore;
 use roost_logic::store::*;
+use roost_testing::{MariaDb, PostgreSql};
 use store::{app, batch, name};
 
 type Behaviour = fn(SharedStore) -> Pin<Box<dyn Future<Output = ()>>>;
 
-/// Runs a behaviour against an empty store of every dialect.
-async fn adapters(behaviour: Behaviour) {
+async fn on_sqlite(behaviour: Behaviour) {
     let dir = tempfile::tempdir().unwrap();
     let sqlite = SqliteStore::open(&dir.path().join("roost.db")).await.unwrap();
     behaviour(Arc::new(sqlite)).await;
 }
 
+/// Every behaviour against a database of its own, which `create` makes; returns its URL.
+async fn on_server(create: impl Fn(&str) -> String) {
+    for (behaviour, run) in BEHAVIOURS {
+        eprintln!("{behaviour}");
+        let config = StoreConfig { url: create(behaviour), ..StoreConfig::default() };
+        let store = Arc::new(ServerStore::open(&config).await.unwrap());
+        run(Arc::<ServerStore>::clone(&store)).await;
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn every_behaviour_on_mariadb() {
+    let server = MariaDb::start();
+    on_server(|database| {
+        server.sql(&format!("CREATE DATABASE {database}"));
+        server.url(database)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_behaviour_on_postgresql() {
+    let server = PostgreSql::start();
+    on_server(|database| {
+        server.sql(&format!("CREATE DATABASE {database}"));
+        server.url(database)
+    })
+    .await;
+}
+
 macro_rules! behaviours {
     ($($(#[$doc:meta])* async fn $name:ident($store:ident) $body:block)*) => {
+        const BEHAVIOURS: &[(&str, Behaviour)] =
+            &[$((stringify!($name), |$store| Box::pin(async move { $body }))),*];
         $(
             $(#[$doc])*
             #[tokio::test]
             async fn $name() {
-                adapters(|$store| Box::pin(async move { $body })).await;
+                on_sqlite(|$store| Box::pin(async move { $body })).await;
             }
         )*
     };
@@ -120,6 +154,73 @@ behaviours! {
         other.messages[0].sender = name("b");
         other.messages[0].client_msg_id = [1; 16];
         store.commit(other).await.unwrap();
+    }
+
+    /// Case and length matter; nothing is folded together.
+    async fn names_compare_exactly(store) {
+        let users = ["bob", "Bob", "BOB", "bob.", "bob-"].map(name);
+        assert_eq!(store.add_users("demo", &users, 1).await.unwrap(), 5);
+        assert_eq!(store.add_users("Demo", &users, 1).await.unwrap(), 5);
+        assert_eq!(store.account("demo", "boB").await.unwrap(), None);
+        store.commit(batch(1..=1)).await.unwrap();
+        assert_eq!(store.history("demo", "s:A:b", all()).await.unwrap(), None);
+        let asked = LoadKeys { users: vec![(app(), name("BOB"))], ..LoadKeys::default() };
+        let loaded = store.load(&asked).await.unwrap();
+        assert_eq!(loaded.users.iter().map(|row| &*row.user).collect::<Vec<_>>(), ["BOB"]);
+    }
+
+    /// The largest bodies, and more keys than one look-up takes.
+    async fn large_batches_are_kept(store) {
+        store.commit(store::batch_of(1..=1_000, |seq| vec![seq as u8; 16 * 1024])).await.unwrap();
+        let identities = batch(1..=1_000).messages.into_iter().map(|message| IdentityKey {
+            app: message.app,
+            conversation: message.conversation,
+            sender: message.sender,
+            client_msg_id: message.client_msg_id,
+        });
+        let asked = LoadKeys { identities: identities.collect(), ..LoadKeys::default() };
+        assert_eq!(store.load(&asked).await.unwrap().identities.len(), 1_000);
+        let page = store.inbox_page("demo", "b", 900, 1_000).await.unwrap();
+        assert_eq!(page.len(), 100);
+        assert!(page.iter().all(|row| row.message.body == vec![row.message.seq as u8; 16 * 1024]));
+    }
+
+    /// What made a handler fail is kept, whatever its bytes are.
+    async fn poison_is_kept(store) {
+        let entry = Quarantined {
+            app: "demo".to_owned(),
+            user: "a".to_owned(),
+            device: "d".to_owned(),
+            frame_kind: "send",
+            payload: vec![0, 0xff, b'\''],
+            reason: "it panicked: \u{1f426}".to_owned(),
+            server_time_ms: 7,
+        };
+        store.quarantine(&entry).await.unwrap();
+    }
+
+    /// Many callers at once; each account is made once.
+    async fn accounts_are_made_at_the_same_time(store) {
+        let rounds = (0..100).map(|round| {
+            let store = Arc::clone(&store);
+            async move {
+                let account = Account {
+                    user: format!("u{}", round % 50),
+                    password_hash: None,
+                    display_name: "\u{c9}ric \u{1f426}".to_owned(),
+                    created_ms: round,
+                };
+                match store.register("demo", &account).await {
+                    Ok(()) => 1,
+                    Err(StoreError::Duplicate(_)) => 0,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        let made: Vec<u64> = futures_util::future::join_all(rounds).await;
+        assert_eq!(made.iter().sum::<u64>(), 50);
+        let account = store.account("demo", "u7").await.unwrap().unwrap();
+        assert_eq!((account.display_name.as_str(), account.password_hash), ("\u{c9}ric \u{1f426}", None));
     }
 
     /// Pages are cut at both ends, in both orders.
