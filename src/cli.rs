@@ -31,8 +31,8 @@ enum Verb {
     Dev(dev::Args),
     /// The gateway tier: holds connections. Needs RabbitMQ.
     Gateway(tier::Args),
-    /// The logic tier: handles messages and stores them. Needs RabbitMQ.
-    Logic(tier::Args),
+    /// The logic tier: handles messages and stores them. Needs RabbitMQ; stores in MariaDB, MySQL, PostgreSQL or SQLite.
+    Logic(tier::LogicArgs),
     /// Send one message and wait for its acknowledgement.
     Send(send::Args),
     /// Print the messages of a user, one line each, as they come.
@@ -55,7 +55,7 @@ impl Arguments {
         match self.verb {
             Verb::Dev(args) => dev::run(&args),
             Verb::Gateway(args) => tier::run(tier::Tier::Gateway, &args),
-            Verb::Logic(args) => tier::run(tier::Tier::Logic, &args),
+            Verb::Logic(args) => tier::run_logic(&args),
             Verb::Send(args) => send::run(&args),
             Verb::Tail(args) => tail::run(&args),
             Verb::Token(args) => token::run(&args),

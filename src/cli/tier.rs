@@ -35,6 +35,39 @@ pub(crate) struct Args {
     config: PathBuf,
 }
 
+/// `roost logic`, or a verb below it.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct LogicArgs {
+    #[command(flatten)]
+    start: Option<Args>,
+    #[command(subcommand)]
+    verb: Option<LogicVerb>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum LogicVerb {
+    /// Bring the schema of the database up to date, and end. `roost logic` does so at its start, too.
+    Migrate(Args),
+}
+
+pub(crate) fn run_logic(args: &LogicArgs) -> Result<ExitCode> {
+    match (&args.verb, &args.start) {
+        (Some(LogicVerb::Migrate(args)), _) => migrate(args),
+        (None, Some(args)) => run(Tier::Logic, args),
+        (None, None) => {
+            bail!("--config FILE is missing; `roost config print` writes a complete one")
+        }
+    }
+}
+
+fn migrate(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    Logic::migrate(&config.logic)?;
+    println!("the database is up to date");
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(crate) fn run(tier: Tier, args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

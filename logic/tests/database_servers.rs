@@ -1,0 +1,235 @@
+//! Proves what a store in a database server owes beyond the common behaviours: it says at the start what is wrong, only one process has
+//! a database, and kill -9 of the server costs no acknowledged batch and no restart of ours.
+
+mod store;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use roost_logic::store::server::{ServerStore, StoreConfig};
+use roost_logic::store::*;
+use roost_testing::{MariaDb, PostgreSql};
+use store::{app, batch, name};
+
+/// How soon after the server is back a batch must be committed again.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
+const BATCH: u64 = 20;
+const KILLS: u64 = 5;
+
+enum Server {
+    MariaDb(MariaDb),
+    PostgreSql(PostgreSql),
+}
+
+impl Server {
+    /// With an empty database, the one that [`Server::sql`] works on.
+    fn mariadb() -> Self {
+        let server = MariaDb::start();
+        server.sql("CREATE DATABASE roost");
+        Self::MariaDb(server)
+    }
+    fn postgresql() -> Self {
+        Self::PostgreSql(PostgreSql::start())
+    }
+    fn url(&self) -> String {
+        match self {
+            Self::MariaDb(server) => server.url("roost"),
+            Self::PostgreSql(server) => server.url("postgres"),
+        }
+    }
+    fn sql(&self, statement: &str) {
+        match self {
+            Self::MariaDb(server) => server.sql(&format!("USE roost; {statement}")),
+            Self::PostgreSql(server) => server.sql(statement),
+        };
+    }
+    fn kill(&mut self) {
+        match self {
+            Self::MariaDb(server) => server.kill(),
+            Self::PostgreSql(server) => server.kill(),
+        }
+    }
+    fn restart(&mut self) {
+        match self {
+            Self::MariaDb(server) => server.restart(),
+            Self::PostgreSql(server) => server.restart(),
+        }
+    }
+    /// Ends the session that holds the lock, as a network that broke would.
+    fn end_writer(&self) {
+        match self {
+            Self::MariaDb(_) => self.sql(
+                "SET @id = IS_USED_LOCK(CONCAT('roost:', SHA1('roost'))); EXECUTE IMMEDIATE CONCAT('KILL ', @id)",
+            ),
+            Self::PostgreSql(_) => self.sql(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory'",
+            ),
+        }
+    }
+}
+
+fn config(url: String) -> StoreConfig {
+    StoreConfig { url, ..StoreConfig::default() }
+}
+
+async fn open(server: &Server) -> ServerStore {
+    ServerStore::open(&config(server.url())).await.unwrap()
+}
+
+async fn refused(config: StoreConfig, parts: &[&str]) {
+    let error = ServerStore::open(&config).await.expect_err("it does not open").to_string();
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    assert!(!error.contains("roost:"), "no credentials: {error}");
+}
+
+async fn check_start(server: &Server) {
+    let url = server.url();
+    let wrong = StoreConfig { password: "wrong".to_owned(), ..config(url.clone()) };
+    refused(wrong, &["user \"roost\"", "ROOST_LOGIC__STORE__PASSWORD", "logic.store.url"]).await;
+    // Without one in the URL, the password is the key's.
+    let bare = url.replace("roost:roost@", "roost@");
+    let right = StoreConfig { password: "roost".to_owned(), ..config(bare) };
+    ServerStore::open(&right).await.unwrap().close().await;
+    let absent = url.rsplit_once('/').unwrap().0.to_owned() + "/absent";
+    refused(config(absent), &["\"absent\"", "CREATE DATABASE absent"]).await;
+    let nobody = roost_testing::host::Port::free();
+    let port = url.rsplit_once('/').unwrap().0.rsplit_once(':').unwrap().1;
+    let elsewhere = url.replace(port, &nobody.number().to_string());
+    refused(config(elsewhere), &["cannot reach", "logic.store.url"]).await;
+    server.sql("DELETE FROM _sqlx_migrations");
+    server.sql(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'x', TRUE, 'x', 0)",
+    );
+    refused(config(url), &["newer Roost", "schema 99", "start that version"]).await;
+}
+
+/// One process has a database; what a process that lost it remembers is never written.
+async fn check_fence(server: &Server) {
+    let first = open(server).await;
+    first.commit(batch(1..=1)).await.unwrap();
+    refused(config(server.url()), &["another roost logic", "logic.store.url"]).await;
+
+    // Lost while another process takes over: nothing is written until that one is gone.
+    server.end_writer();
+    let second = open(server).await;
+    second.commit(batch(2..=2)).await.unwrap();
+    for _ in 0..2 {
+        assert!(matches!(first.commit(batch(3..=3)).await, Err(StoreError::Unavailable(_))));
+    }
+    second.close().await;
+    let asked = LoadKeys { conversations: vec![(app(), name("s:a:b"))], ..LoadKeys::default() };
+    assert_eq!(first.load(&asked).await.unwrap().conversations[0].last_seq, 2);
+    first.commit(batch(3..=3)).await.unwrap();
+
+    // Lost while idle and found out by a look-up: what was remembered before it is refused once.
+    server.end_writer();
+    assert!(matches!(first.load(&asked).await, Err(StoreError::Unavailable(_))));
+    assert_eq!(first.load(&asked).await.unwrap().conversations[0].last_seq, 3);
+    assert!(matches!(first.commit(batch(4..=4)).await, Err(StoreError::Unavailable(_))));
+    first.commit(batch(4..=4)).await.unwrap();
+    first.close().await;
+}
+
+/// What the two sides of the test tell each other.
+#[derive(Default)]
+struct Progress {
+    acknowledged: AtomicU64,
+    /// When the server was ready again.
+    back: Mutex<Vec<Instant>>,
+    is_over: AtomicBool,
+}
+
+async fn check_kills(mut server: Server) {
+    let store = open(&server).await;
+    let progress = Arc::new(Progress::default());
+    let seen = Arc::clone(&progress);
+    let killer = std::thread::spawn(move || {
+        for kill in 0..KILLS {
+            // In the middle of commits, at another moment each time.
+            let target = seen.acknowledged.load(Ordering::Acquire) + 30 + kill * kill % 7;
+            while seen.acknowledged.load(Ordering::Acquire) < target {
+                std::thread::yield_now();
+            }
+            server.kill();
+            server.restart();
+            seen.back.lock().unwrap().push(Instant::now());
+        }
+        seen.is_over.store(true, Ordering::Release);
+        server
+    });
+    let asked = LoadKeys { conversations: vec![(app(), name("s:a:b"))], ..LoadKeys::default() };
+    let (mut last, mut acknowledged, mut failures) = (0, Vec::new(), 0);
+    let end = Instant::now() + Duration::from_secs(180);
+    let mut is_over = false;
+    while !is_over {
+        assert!(Instant::now() < end, "{failures} failures, {} batches", acknowledged.len());
+        // Read before the commit: the last one is after the last kill.
+        is_over = progress.is_over.load(Ordering::Acquire);
+        let done = store.commit(batch(last + 1..=last + BATCH)).await;
+        if done.is_ok() {
+            last += BATCH;
+            acknowledged.push(Instant::now());
+            progress.acknowledged.fetch_add(1, Ordering::Release);
+            continue;
+        }
+        assert!(matches!(done, Err(StoreError::Unavailable(_))), "{done:?}");
+        failures += 1;
+        is_over = false;
+        let loaded = loop {
+            assert!(Instant::now() < end, "the server does not come back");
+            match store.load(&asked).await {
+                Ok(loaded) => break loaded,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let found = loaded.conversations.first().map_or(0, |row| row.last_seq);
+        assert!(found == last || found == last + BATCH, "whole or absent: {last} {found}");
+        last = found;
+    }
+    let server = killer.join().unwrap();
+    assert!(failures >= KILLS, "every kill was felt: {failures}");
+    let back = progress.back.lock().unwrap().clone();
+    let recoveries = back.iter().map(|back| {
+        acknowledged.iter().find(|at| *at > back).map_or(Duration::MAX, |at| *at - *back)
+    });
+    let recoveries: Vec<Duration> = recoveries.collect();
+    eprintln!("{} batches, {failures} failed, committing {recoveries:?} after", last / BATCH);
+    assert!(recoveries.iter().all(|recovery| *recovery <= RECOVERED_WITHIN), "{recoveries:?}");
+
+    let all = HistoryRange { after: 0, before: 0, limit: 1_000_000, newest_first: false };
+    let (latest, rows) = store.history("demo", "s:a:b", all).await.unwrap().unwrap();
+    assert_eq!((latest, rows.len() as u64), (last, last));
+    assert!(rows.iter().zip(1..).all(|(row, seq)| row.seq == seq));
+    for owner in ["a", "b"] {
+        let inbox = store.inbox_page("demo", owner, 0, 1_000_000).await.unwrap();
+        assert!(inbox.iter().zip(1..).all(|(row, seq)| row.inbox_seq == seq));
+        assert_eq!(inbox.len() as u64, last);
+    }
+    store.close().await;
+    drop(server);
+}
+
+#[tokio::test]
+async fn mariadb_has_one_writer_and_names_mistakes() {
+    let server = Server::mariadb();
+    check_fence(&server).await;
+    check_start(&server).await;
+}
+
+#[tokio::test]
+async fn postgresql_has_one_writer_and_names_mistakes() {
+    let server = Server::postgresql();
+    check_fence(&server).await;
+    check_start(&server).await;
+}
+
+#[tokio::test]
+async fn kills_of_mariadb_lose_nothing() {
+    check_kills(Server::mariadb()).await;
+}
+
+#[tokio::test]
+async fn kills_of_postgresql_lose_nothing() {
+    check_kills(Server::postgresql()).await;
+}
