@@ -8,7 +8,7 @@
 //! * Handlers are pure; clock, bus, store and network are outside of them.
 //! * Nothing here knows a gateway: only the bus, the routes, and plain key material.
 //!
-//! Deliberately absent: groups, rooms, events with a sequence of their own, and more than one worker on one SQLite file.
+//! Deliberately absent: groups, rooms, events with a sequence of their own, and more than one worker on one database.
 
 pub mod auth;
 pub mod clock;

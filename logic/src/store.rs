@@ -7,8 +7,8 @@
 //!   written.
 //! * Reads see every commit that returned before they began, and never wait for a writer.
 //!
-//! Counters are written as absolute values by the one worker that owns their partition. An adapter with several workers
-//! locks conversations, then owners, each in key order, in [`Store::load`], and keeps the locks until the commit.
+//! Counters are written as absolute values by the one worker of a database: an adapter refuses to open what another process works on.
+//! Several workers would need conversations, then owners, locked in key order from [`Store::load`] to the commit; no adapter does so.
 
 pub(crate) mod key;
 pub(crate) mod opened;

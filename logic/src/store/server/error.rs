@@ -101,6 +101,7 @@ impl Place {
         ))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of another crate, with members to come")]
     pub(super) fn migration(&self, error: MigrateError) -> StoreError {
         match error {
             MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
