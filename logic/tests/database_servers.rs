@@ -210,6 +210,41 @@ async fn check_kills(mut server: Server) {
     drop(server);
 }
 
+/// A server that says nothing holds a caller for `call_timeout`, and is used again as soon as it speaks.
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let server = MariaDb::start();
+    server.sql("CREATE DATABASE roost");
+    let timeout = Duration::from_millis(500);
+    let config = StoreConfig {
+        call_timeout: timeout,
+        connect_timeout: timeout,
+        ..config(server.url("roost"))
+    };
+    let store = ServerStore::open(&config).await.unwrap();
+    store.commit(batch(1..=1)).await.unwrap();
+    server.pause();
+    let begin = Instant::now();
+    assert!(matches!(store.commit(batch(2..=2)).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.account("demo", "a").await, Err(StoreError::Unavailable(_))));
+    let asked = LoadKeys { conversations: vec![(app(), name("s:a:b"))], ..LoadKeys::default() };
+    assert!(matches!(store.load(&asked).await, Err(StoreError::Unavailable(_))));
+    assert!(begin.elapsed() < 10 * timeout, "{:?}", begin.elapsed());
+    server.resume();
+    let end = Instant::now() + RECOVERED_WITHIN;
+    let last = loop {
+        assert!(Instant::now() < end, "not used again");
+        match store.load(&asked).await {
+            Ok(loaded) => break loaded.conversations[0].last_seq,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    assert!(last == 1 || last == 2, "{last}");
+    store.commit(batch(last + 1..=last + 1)).await.unwrap();
+    assert_eq!(store.account("demo", "a").await.unwrap(), None);
+    store.close().await;
+}
+
 #[tokio::test]
 async fn mariadb_has_one_writer_and_names_mistakes() {
     let server = Server::mariadb();
