@@ -3,7 +3,8 @@
 //! Feeds a worker over the in-process bus as gateways would, open loop, and prints messages/s and the latency from intended send to
 //! acknowledgement on the bus. No network, no gateway: what is measured is logic and its store.
 //!
-//! `cargo run --release -p roost-logic --example throughput -- [rate/s, 0: as many as it takes] [seconds] [users] [acks: 0|1]`
+//! `cargo run --release -p roost-logic --example throughput -- [rate/s, 0: as many as it takes] [seconds] [users] [acks: 0|1] [operations/batch] [store URL: an empty
+//! database in a server]`
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use roost_bus::in_process::InProcessBus;
 use roost_bus::{Bus, SharedBus};
 use roost_logic::auth::Keys;
 use roost_logic::clock::Clock;
+use roost_logic::store::server::{ServerStore, StoreConfig};
 use roost_logic::store::sqlite::SqliteStore;
 use roost_logic::store::{Name, Store};
 use roost_logic::{Logic, LogicConfig, Neighbours};
@@ -180,8 +182,9 @@ fn inbound(user: &str, frame_kind: FrameKind) -> Inbound<'_> {
 }
 
 fn main() {
-    let numbers: Vec<u64> =
-        std::env::args().skip(1).map(|a| a.parse().expect("a number")).collect();
+    let (urls, numbers): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.contains("://"));
+    let numbers: Vec<u64> = numbers.iter().map(|a| a.parse().expect("a number")).collect();
     let number = |index: usize, default| numbers.get(index).copied().unwrap_or(default);
     let (rate, seconds, users) = (number(0, 0), number(1, 10), number(2, 2_000));
     let dir = std::env::temp_dir().join(format!("roost-throughput-{}", std::process::id()));
@@ -189,15 +192,22 @@ fn main() {
         data_dir: dir.clone(),
         http_listen: ([127, 0, 0, 1], 0).into(),
         batch_operations_max: usize::try_from(number(4, 1024)).unwrap(),
+        store: StoreConfig { url: urls.concat(), ..StoreConfig::default() },
         ..LogicConfig::default()
     };
     let keys = Keys::open(&config, true).expect("keys");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = SqliteStore::open(&config.database_file()).await.expect("store");
         let names: Vec<Name> = (0..users).map(|user| format!("u{user}").into()).collect();
-        store.add_users("demo", &names, 1).await.expect("users");
-        store.close().await;
+        if config.store.url.is_empty() {
+            let store = SqliteStore::open(&config.database_file()).await.expect("store");
+            store.add_users("demo", &names, 1).await.expect("users");
+            store.close().await;
+        } else {
+            let store = ServerStore::open(&config.store).await.expect("store");
+            store.add_users("demo", &names, 1).await.expect("users");
+            store.close().await;
+        }
     });
     let bus = InProcessBus::with_capacity(32, 100_000, 100_000);
     let consumer = runtime.block_on(bus.consume_outbound(GATEWAY)).unwrap();

@@ -26,13 +26,15 @@ const POSITIONS: &str =
 impl Shared {
     pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
         let conversations =
-            look_up(CONVERSATIONS, &keys.conversations, |(a, c)| [Text(a), Text(c)]);
-        let users = look_up(USERS, &keys.users, |(a, u)| [Text(a), Text(u)]);
-        let cursors =
-            look_up(CURSORS, &keys.cursors, |(a, c, s, d)| [Text(a), Text(c), Text(s), Text(d)]);
-        let watermarks =
-            look_up(WATERMARKS, &keys.watermarks, |(a, c, u)| [Text(a), Text(c), Text(u)]);
-        let identities = look_up(IDENTITIES, &keys.identities, |key| {
+            look_up(self.dialect, CONVERSATIONS, &keys.conversations, |(a, c)| [Text(a), Text(c)]);
+        let users = look_up(self.dialect, USERS, &keys.users, |(a, u)| [Text(a), Text(u)]);
+        let cursors = look_up(self.dialect, CURSORS, &keys.cursors, |(a, c, s, d)| {
+            [Text(a), Text(c), Text(s), Text(d)]
+        });
+        let watermarks = look_up(self.dialect, WATERMARKS, &keys.watermarks, |(a, c, u)| {
+            [Text(a), Text(c), Text(u)]
+        });
+        let identities = look_up(self.dialect, IDENTITIES, &keys.identities, |key| {
             let (app, conversation) = (Text(&key.app), Text(&key.conversation));
             [app, conversation, Text(&key.sender), Bytes(&key.client_msg_id)]
         });
@@ -65,7 +67,9 @@ impl Shared {
 
     pub(super) async fn inbox_positions(&self, owners: &[(Name, Name)]) -> Result<Vec<u64>> {
         let mut positions = HashMap::new();
-        for statement in look_up(POSITIONS, owners, |(app, owner)| [Text(app), Text(owner)]) {
+        for statement in
+            look_up(self.dialect, POSITIONS, owners, |(app, owner)| [Text(app), Text(owner)])
+        {
             let rows = self.fetch(statement).await?;
             let found =
                 self.read(&rows, |row| Ok(((name(row, 0)?, name(row, 1)?), row.number(2)?)))?;

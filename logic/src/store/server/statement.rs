@@ -63,13 +63,20 @@ impl Table {
 
 /// The statements that look `keys` up: `select`, which ends before the list of keys of `N` columns.
 pub(super) fn look_up<'a, T, const N: usize>(
+    dialect: Dialect,
     select: &str,
     keys: &'a [T],
     key: impl Fn(&'a T) -> [Value<'a>; N],
 ) -> Vec<Statement<'a>> {
+    let values = match dialect {
+        // A range of the index for each key.
+        Dialect::MySql => "",
+        // Joined as a table; a list would be planned as that many alternatives.
+        Dialect::Postgres => "VALUES ",
+    };
     shares(keys, KEYS_MAX)
         .map(|share| Statement {
-            text: format!("{select} ({})", tuples(N, share.len())),
+            text: format!("{select} ({values}{})", tuples(N, share.len())),
             values: share.iter().flat_map(&key).collect(),
         })
         .collect()
