@@ -39,6 +39,8 @@ impl MariaDb {
             .arg("--no-defaults")
             .arg(format!("--datadir={}", folder.path().join("data").display()))
             .arg(format!("--user={SYSTEM_USER}"))
+            // Every server that starts removes what looks like its own leftovers from the shared one.
+            .arg(format!("--tmpdir={}", folder.path().display()))
             .args(["--skip-test-db", "--auth-root-authentication-method=normal"])
             .output()
             .expect("mariadb-install-db starts");
@@ -121,6 +123,7 @@ fn start_server(folder: &Path, port: &Port) -> Process {
         .arg("--no-defaults")
         .arg(format!("--user={SYSTEM_USER}"))
         .arg(format!("--datadir={}", inside("data")))
+        .arg(format!("--tmpdir={}", folder.display()))
         .arg(format!("--socket={}", inside("socket")))
         .arg(format!("--pid-file={}", inside("pid")))
         .arg(format!("--port={}", port.number()))
