@@ -29,6 +29,7 @@ use roost_bus::{InboundConsumer, InboundDelivery, SharedBus};
 use roost_membership::SharedRoutes;
 use roost_protocol::RefusalCode;
 use roost_protocol::envelope::InboundBatch;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -195,9 +196,10 @@ impl Worker {
         if self.tending.as_ref().is_some_and(|tending| !tending.is_finished()) {
             return;
         }
-        let store = Arc::clone(&self.store);
-        self.tending = Some(tokio::spawn(async move {
-            if let Err(error) = store.tend().await {
+        // Thousands of rows are made, bound and freed: not on this thread.
+        let (store, runtime) = (Arc::clone(&self.store), Handle::current());
+        self.tending = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = runtime.block_on(store.tend()) {
                 tracing::warn!(%error, "housekeeping of the database failed");
             }
         }));
