@@ -28,10 +28,8 @@ pub fn wait_until(what: &str, deadline: Duration, mut is_so: impl FnMut() -> boo
 /// # Panics
 /// When it cannot be installed.
 pub fn need_package(program: &str, package: &str) {
-    if Path::new(program).exists() {
-        return;
-    }
-    // One installation at a time on this machine; the next one finds the program.
+    // One installation at a time on this machine; the next one finds the program. Not before: a package's program exists long before
+    // its users and folders do.
     let lock = File::create(std::env::temp_dir().join("roost-testing-install.lock"))
         .expect("a lock file in the temporary folder");
     lock.lock().expect("the lock of the installation");
