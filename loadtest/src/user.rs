@@ -14,10 +14,13 @@
 //! repair; it is counted here, and judged by what it does to the messages.
 
 mod alarms;
+mod events;
 mod ledger;
+mod socket;
+mod stamp;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, Write};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,29 +28,26 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use roost_client::core::config::{Config, Tuning};
-use roost_client::core::event::{Action, Disconnect, Event, Message};
+use roost_client::core::event::Action;
 use roost_client::core::{Core, SendTo};
 use roost_protocol::ClientMsgId;
-use roost_protocol::frame::receipt::ReceiptKind;
 use roost_protocol::frame::send::MessageKind;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 
 use crate::arrival::Arrival;
-use crate::checker::{
-    ConversationId, DeviceId, History, MessageId, Record, UserId, WatermarkKind, answer_digest,
-    payload_hash,
-};
+use crate::checker::{ConversationId, DeviceId, History, MessageId, Record, UserId, payload_hash};
 use crate::clock::RunClock;
 use crate::credential::TokenMint;
 use crate::scenario::ChatCounters;
+use socket::Socket;
+use stamp::write_stamps;
 
 pub use alarms::Alarms;
 pub use ledger::Ledger;
+pub use stamp::STAMP_BYTES;
 
-/// Hexadecimal intended and sent time at the start of each body.
-pub const STAMP_BYTES: usize = 32;
 /// More than most reads bring: a few frames.
 const READ_BYTES: usize = 4 * 1024;
 /// A full socket is tried again after this.
@@ -110,14 +110,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// The present connection.
-struct Socket {
-    /// Its end tells the server.
-    writer: OwnedWriteHalf,
-    /// What the full socket did not take; nothing else leaves before it.
-    unsent: Vec<u8>,
 }
 
 /// A user and its device.
@@ -302,97 +294,6 @@ impl User {
         }
     }
 
-    fn on_event(&self, now_us: u64, event: Event) {
-        let counters = &self.plan.counters;
-        let mut ledger = self.shared.ledger.borrow_mut();
-        match event {
-            Event::Connected { .. } => {
-                counters.online.fetch_add(1, Relaxed);
-                let started_us = self.started_us.replace(0);
-                if started_us > 0 {
-                    ledger.connect.record(now_us - started_us);
-                    counters.first_logins.fetch_add(1, Relaxed);
-                    counters.last_login_us.fetch_max(now_us, Relaxed);
-                }
-                self.is_counted_online.set(true);
-            }
-            Event::Disconnected { reason, .. } => {
-                if self.is_counted_online.replace(false) {
-                    counters.online.fetch_sub(1, Relaxed);
-                }
-                if reason != Disconnect::Closed {
-                    *ledger.disconnects.entry(reason.to_string()).or_insert(0) += 1;
-                    counters.disconnects.fetch_add(1, Relaxed);
-                }
-            }
-            Event::Acked(acked) => {
-                let pending = self.pending.borrow_mut().remove(&acked.client_msg_id);
-                let message = self.answered(&mut ledger, acked.client_msg_id, pending.as_ref());
-                let record = Record::Ack {
-                    device: self.device,
-                    conversation: ledger.history.conversation(&acked.conversation),
-                    message,
-                    hash: ledger.hash_of(message),
-                    seq: acked.seq,
-                    answer: answer_digest(acked.message_id, acked.server_time_ms),
-                };
-                ledger.history.record(now_us, record);
-                if let Some(Pending { intended_us, sent_us, .. }) = pending {
-                    let start_us = ledger.start_us;
-                    ledger.ack.record(start_us, intended_us, sent_us, now_us);
-                    counters.acked.fetch_add(1, Relaxed);
-                }
-            }
-            Event::Refused { client_msg_id, conversation, code, .. } => {
-                let pending = self.pending.borrow_mut().remove(&client_msg_id);
-                let message = self.answered(&mut ledger, client_msg_id, pending.as_ref());
-                let conversation = ledger.history.conversation(&conversation);
-                let hash = ledger.hash_of(message);
-                let (device, code_number) = (self.device, code as u32);
-                let record =
-                    Record::Refusal { device, conversation, message, hash, code: code_number };
-                ledger.history.record(now_us, record);
-                *ledger.refusals.entry(code.to_string()).or_insert(0) += 1;
-                counters.refused.fetch_add(1, Relaxed);
-            }
-            Event::Message(message) => self.on_message(&mut ledger, now_us, &message),
-            Event::Receipt(receipt) => {
-                let record = Record::Watermark {
-                    observer: self.device,
-                    conversation: ledger.history.conversation(&receipt.conversation),
-                    subject: ledger.history.user(&receipt.user),
-                    kind: match receipt.kind {
-                        ReceiptKind::Delivered => WatermarkKind::Delivered,
-                        ReceiptKind::Read => WatermarkKind::Read,
-                    },
-                    seq: receipt.seq,
-                };
-                ledger.history.record(now_us, record);
-            }
-            Event::Synced { .. } | Event::History { .. } | Event::RequestRefused { .. } => {}
-        }
-    }
-
-    fn on_message(&self, ledger: &mut Ledger, now_us: u64, shown: &Message) {
-        let sender = ledger.history.user(&shown.sender);
-        let record = Record::Displayed {
-            device: self.device,
-            conversation: ledger.history.conversation(&shown.conversation),
-            message: ledger.history.message(sender, id_bits(shown.client_msg_id)),
-            seq: shown.seq,
-            hash: payload_hash(&shown.body),
-        };
-        ledger.history.record(now_us, record);
-        if sender == self.user {
-            return;
-        }
-        self.plan.counters.delivered.fetch_add(1, Relaxed);
-        if let Some((intended_us, sent_us)) = stamps(&shown.body) {
-            let start_us = ledger.start_us;
-            ledger.delivery.record(start_us, intended_us, sent_us, now_us);
-        }
-    }
-
     /// Writes what is due, as far as the socket takes it.
     fn write(&self, now: Instant) -> io::Result<()> {
         let mut bytes = self.shared.outgoing.take();
@@ -471,62 +372,8 @@ impl User {
             self.core.borrow_mut().handle_disconnected(now);
         }
     }
-
-    /// The message that an answer is about.
-    fn answered(
-        &self,
-        ledger: &mut Ledger,
-        id: ClientMsgId,
-        pending: Option<&Pending>,
-    ) -> MessageId {
-        let known = pending.map(|pending| pending.message);
-        known.unwrap_or_else(|| ledger.history.message(self.user, id_bits(id)))
-    }
-}
-
-impl Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let written = match self.writer.try_write(bytes) {
-            Ok(size) => size,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(e) => return Err(e),
-        };
-        self.unsent.extend_from_slice(&bytes[written..]);
-        Ok(())
-    }
-
-    fn write_unsent(&mut self) -> io::Result<()> {
-        let unsent = std::mem::take(&mut self.unsent);
-        self.write(&unsent)
-    }
-}
-
-fn write_stamps(body: &mut [u8], intended_us: u64, sent_us: u64) {
-    let mut start = &mut body[..STAMP_BYTES];
-    write!(start, "{intended_us:016x}{sent_us:016x}").expect("there is room for the stamps");
 }
 
 fn id_bits(id: ClientMsgId) -> u128 {
     u128::from_be_bytes(id.0)
-}
-
-/// The intended and sent time that a body starts with.
-fn stamps(body: &[u8]) -> Option<(u64, u64)> {
-    let text = std::str::from_utf8(body.get(..STAMP_BYTES)?).ok()?;
-    let (intended, sent) = text.split_at(STAMP_BYTES / 2);
-    Some((u64::from_str_radix(intended, 16).ok()?, u64::from_str_radix(sent, 16).ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stamps_are_read_back() {
-        let mut body = [b'.'; 36];
-        write_stamps(&mut body, 17, u64::MAX);
-        assert_eq!(stamps(&body), Some((17, u64::MAX)));
-        assert_eq!(stamps(b"short"), None);
-        assert_eq!(stamps(&[0xff; 40]), None);
-    }
 }

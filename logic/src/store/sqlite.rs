@@ -62,7 +62,7 @@ impl SqliteStore {
             pending: Pending::default(),
             applying: Mutex::new(None),
         };
-        store.recover().await?;
+        store.be_sure().await?;
         Ok(store)
     }
 
@@ -87,7 +87,7 @@ impl SqliteStore {
         self.keep_up().await?;
         if self.rows_since_checkpoint.load(Ordering::Relaxed) >= CHECKPOINT_ROWS {
             self.rows_since_checkpoint.store(0, Ordering::Relaxed);
-            self.tables.checkpoint(&self.tables.writer).await?;
+            self.tables.checkpoint().await?;
         }
         Ok(())
     }

@@ -8,15 +8,14 @@
 
 use std::sync::Arc;
 
-use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, Executor, Sqlite};
+use sqlx::{AssertSqlSafe, Executor};
 
 use super::super::IdentityKey;
 use super::database::Database;
 use super::journal::Unseen;
 use super::{Quarantined, Result, SqliteStore, StoreError, Writes, tables};
 
-/// A layer of this weight is sealed: about fifteen thousand messages, which a start after a crash writes in a fraction of a second.
+/// A layer of this weight is sealed: 15,000 to 25,000 messages. A start after a crash only reads them back.
 const LAYER_WEIGHT: usize = 128_000;
 /// Beyond this many layers nothing more is committed until the tables have caught up.
 const LAYERS_WAITING_MAX: usize = 4;
@@ -49,35 +48,15 @@ pub(super) struct Applying {
     last_id: i64,
 }
 
-/// The connection that writes the tables, while a transaction may be open on it: replaced after an error, which rolls back for certain.
-struct Open {
-    connection: PoolConnection<Sqlite>,
-    is_done: bool,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.connection.close_on_drop();
-        }
-    }
-}
-
 impl SqliteStore {
     pub(super) async fn commit(&self, writes: Writes) -> Result<()> {
         self.be_sure().await?;
         while self.pending.weight() > LAYERS_WAITING_MAX * LAYER_WEIGHT {
             self.apply(SHARE_COST_MAX).await?;
         }
-        let open = self.journal.begin().await?;
-        let unseen = match self.unseen(&writes) {
-            Ok(unseen) => unseen,
-            Err(error) => {
-                open.give_back();
-                return Err(error);
-            }
-        };
-        let Some((id, bytes)) = open.insert(&writes, &unseen).await? else {
+        let mut turn = self.journal.turn().await?;
+        let unseen = self.unseen(&writes)?;
+        let Some((id, bytes)) = turn.insert(&writes, &unseen).await? else {
             return Err(StoreError::Duplicate("a message or a place of this batch".to_owned()));
         };
         self.pending.add(id, bytes, writes);
@@ -123,25 +102,12 @@ impl SqliteStore {
         Ok(unseen)
     }
 
-    /// After a commit with an unknown outcome: what the journal has and the layers have not is taken in.
+    /// At the start, and after a commit with an unknown outcome: what the journal has and the layers have not is taken in.
     pub(super) async fn be_sure(&self) -> Result<()> {
         if !self.journal.is_unsure() {
             return Ok(());
         }
         self.journal.unread(|(id, bytes, writes)| self.pending.add(id, bytes, writes)).await
-    }
-
-    /// At the start: what the journal holds goes into the tables. A disk without room for it is no reason not to serve what is there:
-    /// it stays in memory, and is tried again.
-    pub(super) async fn recover(&self) -> Result<()> {
-        self.be_sure().await?;
-        match self.apply_all().await {
-            Err(StoreError::Unavailable(cause)) => {
-                tracing::warn!(cause, "the journal cannot be written into the tables yet");
-                Ok(())
-            }
-            done => done,
-        }
     }
 
     /// Writes everything that is pending into the tables.
@@ -173,7 +139,7 @@ impl SqliteStore {
     /// none.
     pub(super) async fn apply(&self, cost: usize) -> Result<bool> {
         self.be_sure().await?;
-        let connection = self.tables.writer.acquire().await.map_err(|e| self.error(e))?;
+        let mut lent = self.tables.lend().await?;
         let (writes, share, last_id) = {
             let mut applying = self.applying.lock();
             if applying.is_none() {
@@ -189,9 +155,9 @@ impl SqliteStore {
             (Arc::clone(writes), *done..end, *last_id)
         };
         let is_last = share.end == tables::cost(&writes);
-        let mut open = Open { connection, is_done: false };
+        lent.is_open = true;
         let written = async {
-            let connection = &mut *open.connection;
+            let connection = &mut *lent.connection;
             let synchronous = if is_last { "FULL" } else { "NORMAL" };
             let begin = format!("PRAGMA synchronous = {synchronous}; BEGIN IMMEDIATE");
             connection.execute(AssertSqlSafe(begin)).await?;
@@ -202,7 +168,7 @@ impl SqliteStore {
             connection.execute("COMMIT; PRAGMA synchronous = FULL").await
         };
         written.await.map_err(|e| self.error(e))?;
-        open.is_done = true;
+        lent.is_open = false;
         self.count_rows(share.len());
         if let Some(applying) = &mut *self.applying.lock() {
             applying.done = share.end;

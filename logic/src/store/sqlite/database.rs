@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, Sqlite};
 
 use super::{Result, StoreError};
 
@@ -34,6 +35,21 @@ pub(super) struct Database {
     /// One connection, synced at every commit unless a transaction says otherwise.
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
+}
+
+/// The writer's connection. One that goes back while a transaction may be open on it is replaced, which rolls back for certain: after an
+/// error, or when the caller went away in the middle, SQLite may or may not have committed, and the driver's own idea of it may be wrong.
+pub(super) struct Lent {
+    pub(super) connection: PoolConnection<Sqlite>,
+    pub(super) is_open: bool,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 impl Database {
@@ -96,10 +112,16 @@ impl Database {
         }
     }
 
-    /// Moves what is in the log into the file, as far as no reader needs it.
-    pub(super) async fn checkpoint(&self, connection: &SqlitePool) -> Result<()> {
-        let statement = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)");
-        statement.execute(connection).await.map(|_| ()).map_err(|e| self.error(e))
+    /// Moves what is in the log into the file, as far as no reader needs it, so that the log can start over.
+    pub(super) async fn checkpoint(&self) -> Result<()> {
+        let statement = sqlx::query("PRAGMA main.wal_checkpoint(PASSIVE)");
+        statement.execute(&self.writer).await.map(|_| ()).map_err(|e| self.error(e))
+    }
+
+    /// The writer's connection.
+    pub(super) async fn lend(&self) -> Result<Lent> {
+        let connection = self.writer.acquire().await.map_err(|e| self.error(e))?;
+        Ok(Lent { connection, is_open: false })
     }
 
     pub(super) async fn close(&self) {

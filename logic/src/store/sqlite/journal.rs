@@ -8,13 +8,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use sqlx::pool::PoolConnection;
+use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Sqlite};
 
 use super::super::NewMessage;
 use super::bulk;
-use super::database::Database;
+use super::database::{Database, Lent};
 use super::{Name, Result, StoreError, Writes};
 
 /// Layout of a row; a reader of a later version still reads this one.
@@ -44,19 +43,15 @@ pub(super) struct Journal {
     synced: Arc<File>,
 }
 
-/// The writer's connection while a transaction may be open on it. After an error, or when the caller goes away in the middle, SQLite
-/// may or may not have committed, and the driver's own idea of it may be wrong: the connection is then replaced, which rolls back
-/// for certain, and the journal is read again.
-pub(super) struct Open<'a> {
+/// One commit's turn. When it ends in the middle, or with an error, nobody knows whether the commit happened: the journal is read again.
+pub(super) struct Turn<'a> {
     journal: &'a Journal,
-    connection: PoolConnection<Sqlite>,
-    is_done: bool,
+    lent: Lent,
 }
 
-impl Drop for Open<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.is_done {
-            self.connection.close_on_drop();
+        if self.lent.is_open {
             self.journal.is_unsure.store(true, Ordering::Release);
         }
     }
@@ -92,12 +87,12 @@ impl Journal {
 
     /// Hands out rows that were not handed out, at the start and after a commit with an unknown outcome, to `take`.
     pub(super) async fn unread(&self, mut take: impl FnMut(Batch)) -> Result<()> {
-        let mut connection = self.begin().await?;
+        let mut lent = self.database.lend().await?;
         if self.is_unsure() {
             let rows: Vec<(i64, Vec<u8>)> =
                 sqlx::query_as("SELECT id, batch FROM journal WHERE id > ? ORDER BY id")
                     .bind(self.last_id.load(Ordering::Relaxed))
-                    .fetch_all(&mut *connection.connection)
+                    .fetch_all(&mut *lent.connection)
                     .await
                     .map_err(|e| self.database.error(e))?;
             for (id, batch) in rows {
@@ -107,15 +102,12 @@ impl Journal {
             }
             self.is_unsure.store(false, Ordering::Release);
         }
-        connection.is_done = true;
         Ok(())
     }
 
-    /// The connection, for one commit.
-    pub(super) async fn begin(&self) -> Result<Open<'_>> {
-        let connection = self.database.writer.acquire().await;
-        let connection = connection.map_err(|e| self.database.error(e))?;
-        Ok(Open { journal: self, connection, is_done: false })
+    /// Waits for it.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>> {
+        Ok(Turn { journal: self, lent: self.database.lend().await? })
     }
 
     /// Deletes rows up to `last_id`: they are in the tables, durably.
@@ -166,9 +158,7 @@ impl Journal {
             }
             COPIED => {
                 self.checkpoint.store(IDLE, Ordering::Release);
-                let statement = sqlx::query("PRAGMA main.wal_checkpoint(PASSIVE)");
-                let done = statement.execute(&self.database.writer).await;
-                done.map(|_| ()).map_err(|e| self.database.error(e))
+                self.database.checkpoint().await
             }
             _ => Ok(()),
         }
@@ -179,37 +169,27 @@ impl Journal {
     }
 }
 
-impl Open<'_> {
+impl Turn<'_> {
     /// Adds a batch; returns its number and size. `None`: something in it exists, and nothing was written.
     pub(super) async fn insert(
-        mut self,
+        &mut self,
         writes: &Writes,
         unseen: &Unseen<'_>,
     ) -> Result<Option<(i64, usize)>> {
-        let encoded = encode(writes);
-        let encoded = match encoded {
-            Ok(encoded) => encoded,
-            Err(error) => {
-                self.is_done = true;
-                return Err(error);
-            }
-        };
+        let encoded = encode(writes)?;
         let id = self.journal.last_id.load(Ordering::Relaxed) + 1;
         let bytes = encoded.len();
-        let inserted = insert(&mut self.connection, id, encoded, unseen, writes.worker_mark);
-        let is_new = inserted.await.map_err(|e| self.journal.database.error(e))?;
-        self.is_done = true;
+        self.lent.is_open = true;
+        let connection = &mut self.lent.connection;
+        let inserted = insert(connection, id, encoded, unseen, writes.worker_mark).await;
+        let is_new = inserted.map_err(|e| self.journal.database.error(e))?;
+        self.lent.is_open = false;
         if !is_new {
             return Ok(None);
         }
         self.journal.last_id.store(id, Ordering::Relaxed);
         self.journal.bytes_since_checkpoint.fetch_add(bytes, Ordering::Relaxed);
         Ok(Some((id, bytes)))
-    }
-
-    /// Nothing was done.
-    pub(super) fn give_back(mut self) {
-        self.is_done = true;
     }
 }
 
