@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod store;
 
 mod api;
+mod background;
 mod handler;
 mod service;
 mod state;

@@ -67,7 +67,9 @@ pub trait Store: Send + Sync {
     fn quarantine<'a>(&'a self, entry: &'a Quarantined) -> BoxFuture<'a, Result<()>>;
     /// The highest time for which this worker id has made message ids; 0 when none.
     fn worker_mark(&self, worker_id: u16) -> BoxFuture<'_, Result<u64>>;
-    /// Housekeeping between batches (checkpoints); cheap when there is nothing to do.
+    /// Whether there is housekeeping to do; cheap, asked after every batch.
+    fn is_tending_due(&self) -> bool;
+    /// A round of housekeeping, beside the commits that go on.
     fn tend(&self) -> BoxFuture<'_, Result<()>>;
 
     /// Newest position of each owner's inbox, in the order asked; 0 when empty.

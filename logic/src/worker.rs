@@ -20,6 +20,7 @@ mod operation;
 mod outputs;
 mod publisher;
 mod reads;
+mod tender;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,9 +30,7 @@ use roost_bus::{InboundConsumer, InboundDelivery, SharedBus};
 use roost_membership::SharedRoutes;
 use roost_protocol::RefusalCode;
 use roost_protocol::envelope::InboundBatch;
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::ids::MessageIds;
@@ -43,6 +42,7 @@ use operation::{Item, Operation};
 use outputs::{Outputs, Refusal};
 use publisher::Published;
 use reads::Read;
+use tender::Tender;
 
 /// Batches that are committed and not yet confirmed by the bus.
 const PUBLISHING_MAX: usize = 4;
@@ -90,7 +90,7 @@ pub(crate) struct Worker {
     kept: VecDeque<Body>,
     is_store_down: bool,
     published: mpsc::Sender<Published>,
-    tending: Option<JoinHandle<()>>,
+    tender: Tender,
     reads: Arc<Semaphore>,
     reads_waiting: Arc<Semaphore>,
 }
@@ -127,14 +127,13 @@ impl Worker {
                 }
             }
         }
-        if let Some(tending) = worker.tending.take() {
-            let _ = tending.await;
-        }
+        worker.tender.finish().await;
         drop(worker);
         let _ = publisher.await;
     }
 
     fn new(parts: Parts, published: mpsc::Sender<Published>) -> Self {
+        let tender = Tender::start(&parts.store);
         Self {
             attempts: Attempts {
                 state: State::new(),
@@ -152,7 +151,7 @@ impl Worker {
             kept: VecDeque::new(),
             is_store_down: false,
             published,
-            tending: None,
+            tender,
             reads: Arc::new(Semaphore::new(READS_AT_WORK_MAX)),
             reads_waiting: Arc::new(Semaphore::new(READS_WAITING_MAX)),
         }
@@ -188,21 +187,7 @@ impl Worker {
             };
         }
         self.work(bodies).await;
-        self.tend();
-    }
-
-    /// Housekeeping of the store goes on beside the next batches, one round at a time.
-    fn tend(&mut self) {
-        if self.tending.as_ref().is_some_and(|tending| !tending.is_finished()) {
-            return;
-        }
-        // Thousands of rows are made, bound and freed: not on this thread.
-        let (store, runtime) = (Arc::clone(&self.store), Handle::current());
-        self.tending = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = runtime.block_on(store.tend()) {
-                tracing::warn!(%error, "housekeeping of the database failed");
-            }
-        }));
+        self.tender.wake_if_due();
     }
 
     async fn work(&mut self, bodies: Vec<Body>) {

@@ -253,8 +253,11 @@ impl Store for ServerStore {
     fn worker_mark(&self, worker_id: u16) -> BoxFuture<'_, Result<u64>> {
         self.entered(self.shared.worker_mark(worker_id))
     }
-    fn tend(&self) -> BoxFuture<'_, Result<()>> {
+    fn is_tending_due(&self) -> bool {
         // The server tends itself.
+        false
+    }
+    fn tend(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }
     fn inbox_positions<'a>(

@@ -19,11 +19,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use super::StoredMessage;
 use super::{Account, HistoryRows, RefreshFamily, RefreshToken, Rotation, Store, StoreError};
 use super::{BoxFuture, HistoryRange, InboxMessage, LoadKeys, Loaded, Name, Quarantined, Result};
 use super::{WatermarkRow, Writes};
+use crate::background;
 use commit::Applying;
 use database::Database;
 use journal::Journal;
@@ -49,7 +51,13 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens or creates the database `file`, with its journal beside it (`NAME-journal.db`), and brings their schemas up to date.
     pub async fn open(file: &Path) -> Result<Self> {
-        let tables = Database::open(file, &MIGRATIONS, None).await?;
+        let tables = {
+            // SQLite works on a thread that inherits the priority of this one: shares and checkpoints make way for commits.
+            let (file, runtime) = (file.to_path_buf(), Handle::current());
+            let open = move || runtime.block_on(Database::open(&file, &MIGRATIONS, None));
+            let opened = background::run("roost-open", open).await;
+            opened.map_err(|e| StoreError::Unavailable(e.to_string()))??
+        };
         tables.warm_readers().await?;
         let mut name = file.file_stem().unwrap_or_default().to_owned();
         name.push("-journal.db");
@@ -82,10 +90,17 @@ impl SqliteStore {
         self.rows_since_checkpoint.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
+    fn is_checkpoint_due(&self) -> bool {
+        self.rows_since_checkpoint.load(Ordering::Relaxed) >= CHECKPOINT_ROWS
+    }
+
     async fn tend(&self) -> Result<()> {
         self.journal.tend().await?;
-        self.keep_up().await?;
-        if self.rows_since_checkpoint.load(Ordering::Relaxed) >= CHECKPOINT_ROWS {
+        let share = self.share_due();
+        if share > 0 {
+            self.apply(share).await?;
+        }
+        if self.is_checkpoint_due() {
             self.rows_since_checkpoint.store(0, Ordering::Relaxed);
             self.tables.checkpoint().await?;
         }
@@ -114,6 +129,9 @@ impl Store for SqliteStore {
     }
     fn worker_mark(&self, worker_id: u16) -> BoxFuture<'_, Result<u64>> {
         Box::pin(self.journal.worker_mark(worker_id))
+    }
+    fn is_tending_due(&self) -> bool {
+        self.journal.is_tending_due() || self.share_due() > 0 || self.is_checkpoint_due()
     }
     fn tend(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.tend())

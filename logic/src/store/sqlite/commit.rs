@@ -116,9 +116,9 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Writes as large a share into the tables that they keep up with the commits since the last one. The share of a batch is in
-    /// proportion to its size, so no commit waits for the work of many others.
-    pub(super) async fn keep_up(&self) -> Result<()> {
+    /// What must be written into the tables now so that they keep up with the commits since the last share: in proportion to them. 0: not
+    /// yet worth a transaction.
+    pub(super) fn share_due(&self) -> usize {
         let weight = self.pending.weight();
         let cost = match &*self.applying.lock() {
             Some(applying) => {
@@ -129,10 +129,7 @@ impl SqliteStore {
             None if weight >= LAYER_WEIGHT => SHARE_COST_MIN,
             None => 0,
         };
-        if cost >= SHARE_COST_MIN {
-            self.apply(cost.min(SHARE_COST_MAX)).await?;
-        }
-        Ok(())
+        if cost >= SHARE_COST_MIN { cost.min(SHARE_COST_MAX) } else { 0 }
     }
 
     /// Writes rows of up to this cost of the sealed layer, or of the open one, which is then sealed, into the tables; `false`: there are

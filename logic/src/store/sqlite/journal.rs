@@ -138,10 +138,21 @@ impl Journal {
         Ok(row.map_or(0, |(until_ms,)| until_ms.cast_unsigned()))
     }
 
-    /// Keeps the log short; cheap when there is nothing to do.
+    fn is_long(&self) -> bool {
+        self.bytes_since_checkpoint.load(Ordering::Relaxed) >= CHECKPOINT_BYTES
+    }
+
+    pub(super) fn is_tending_due(&self) -> bool {
+        match self.checkpoint.load(Ordering::Acquire) {
+            IDLE => self.is_long(),
+            progress => progress == COPIED,
+        }
+    }
+
+    /// Keeps the log short.
     pub(super) async fn tend(&self) -> Result<()> {
         match self.checkpoint.load(Ordering::Acquire) {
-            IDLE if self.bytes_since_checkpoint.load(Ordering::Relaxed) >= CHECKPOINT_BYTES => {
+            IDLE if self.is_long() => {
                 self.bytes_since_checkpoint.store(0, Ordering::Relaxed);
                 self.checkpoint.store(COPYING, Ordering::Release);
                 let (pool, progress) =

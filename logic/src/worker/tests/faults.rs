@@ -60,6 +60,9 @@ impl Store for Faulty {
     fn worker_mark(&self, worker_id: u16) -> BoxFuture<'_, Result<u64>> {
         self.inner.worker_mark(worker_id)
     }
+    fn is_tending_due(&self) -> bool {
+        self.inner.is_tending_due()
+    }
     fn tend(&self) -> BoxFuture<'_, Result<()>> {
         self.inner.tend()
     }
