@@ -32,11 +32,21 @@ const IDENTITIES: &str = "SELECT t.app_id, t.conversation, t.sender, t.client_ms
 impl SqliteStore {
     pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
         self.be_sure().await?;
-        let mut loaded = Loaded::default();
-        let mut asked = Vec::new();
+        let (conversations, users, cursors, watermarks, identities) = tokio::try_join!(
+            self.load_conversations(keys),
+            self.load_users(keys),
+            self.load_cursors(keys),
+            self.load_watermarks(keys),
+            self.load_identities(keys),
+        )?;
+        Ok(Loaded { conversations, users, cursors, watermarks, identities })
+    }
+
+    async fn load_conversations(&self, keys: &LoadKeys) -> Result<Vec<ConversationRow>> {
+        let (mut found, mut asked) = (Vec::new(), Vec::new());
         for (app, conversation) in &keys.conversations {
             match self.pending.last_seq(app, conversation) {
-                Some(last_seq) => loaded.conversations.push(ConversationRow {
+                Some(last_seq) => found.push(ConversationRow {
                     app: Arc::clone(app),
                     conversation: Arc::clone(conversation),
                     last_seq,
@@ -44,49 +54,63 @@ impl SqliteStore {
                 None => asked.push([app, conversation]),
             }
         }
-        loaded.conversations.extend(self.rows(CONVERSATIONS, asked, conversation).await?);
+        found.extend(self.rows(CONVERSATIONS, asked, conversation).await?);
+        Ok(found)
+    }
 
-        // Users are in their table only; where their inboxes are may be newer here.
+    /// Users are in their table only; where their inboxes are may be newer in memory.
+    async fn load_users(&self, keys: &LoadKeys) -> Result<Vec<UserRow>> {
         let counters: Vec<_> =
             keys.users.iter().map(|(app, user)| self.pending.last_inbox_seq(app, user)).collect();
         let asked = keys.users.iter().map(|(a, b)| [a, b]).collect();
-        for (index, mut row) in self.rows(USERS, asked, user).await? {
+        let rows = self.rows(USERS, asked, user).await?.into_iter();
+        let found = rows.map(|(index, mut row)| {
             if let Some(last_inbox_seq) = counters.get(index).copied().flatten() {
                 row.last_inbox_seq = last_inbox_seq;
             }
-            loaded.users.push(row);
-        }
+            row
+        });
+        Ok(found.collect())
+    }
 
-        let mut asked = Vec::new();
+    async fn load_cursors(&self, keys: &LoadKeys) -> Result<Vec<CursorRow>> {
+        let (mut found, mut asked) = (Vec::new(), Vec::new());
         for (app, conversation, sender, device) in &keys.cursors {
             match self.pending.cursor(app, conversation, sender, device) {
-                Some(cursor) => loaded.cursors.push(cursor),
+                Some(cursor) => found.push(cursor),
                 None => asked.push([app, conversation, sender, device]),
             }
         }
-        loaded.cursors.extend(self.rows(CURSORS, asked, cursor).await?);
+        found.extend(self.rows(CURSORS, asked, cursor).await?);
+        Ok(found)
+    }
 
+    /// Merged by maximum: part of them may be in the tables.
+    async fn load_watermarks(&self, keys: &LoadKeys) -> Result<Vec<WatermarkRow>> {
         let asked = keys.watermarks.iter().map(|(a, b, c)| [a, b, c]).collect();
         let pending = keys.watermarks.iter().filter_map(|(app, conversation, user)| {
             let rows = self.pending.watermarks(app, conversation);
             rows.into_iter().find(|row| row.user == *user)
         });
         let pending: Vec<_> = pending.collect();
-        loaded.watermarks = self.rows(WATERMARKS, asked, watermark).await?;
+        let mut found = self.rows(WATERMARKS, asked, watermark).await?;
         for row in pending {
             let is_it = |w: &&mut WatermarkRow| {
                 (&w.app, &w.conversation, &w.user) == (&row.app, &row.conversation, &row.user)
             };
-            match loaded.watermarks.iter_mut().find(is_it) {
+            match found.iter_mut().find(is_it) {
                 Some(known) => known.raise(&row),
-                None => loaded.watermarks.push(row),
+                None => found.push(row),
             }
         }
+        Ok(found)
+    }
 
-        let mut asked = Vec::new();
+    async fn load_identities(&self, keys: &LoadKeys) -> Result<Vec<(IdentityKey, Placed)>> {
+        let (mut found, mut asked) = (Vec::new(), Vec::new());
         for key in &keys.identities {
             match self.pending.identity(key) {
-                Some(placed) => loaded.identities.push((key.clone(), placed)),
+                Some(placed) => found.push((key.clone(), placed)),
                 None => asked.push([
                     Arc::clone(&key.app),
                     Arc::clone(&key.conversation),
@@ -95,8 +119,8 @@ impl SqliteStore {
                 ]),
             }
         }
-        loaded.identities.extend(self.rows(IDENTITIES, asked, identity).await?);
-        Ok(loaded)
+        found.extend(self.rows(IDENTITIES, asked, identity).await?);
+        Ok(found)
     }
 
     async fn rows<T, const N: usize, K: AsRef<str>>(
