@@ -37,7 +37,7 @@ enum Verb {
     Send(send::Args),
     /// Print the messages of a user, one line each, as they come.
     Tail(tail::Args),
-    /// Print an access token made with the development key.
+    /// Print an access token made with the development key, or with a key of a configuration.
     Token(token::Args),
     /// Print or check configuration.
     Config(config::Args),

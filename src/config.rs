@@ -14,7 +14,8 @@ use roost_membership::RoutesConfig;
 use roost_membership::ring::{Member, Ring};
 
 /// Environment variables with the prefix that are not configuration keys.
-const OTHER_VARIABLES: [&str; 3] = ["ROOST_LOG_FORMAT", "ROOST_KEY_SECRET", "ROOST_API_KEY"];
+const OTHER_VARIABLES: [&str; 4] =
+    ["ROOST_LOG_FORMAT", "ROOST_KEY_SECRET", "ROOST_API_KEY", "ROOST_TOKEN"];
 
 documented! {
     /// The whole configuration.

@@ -6,12 +6,11 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use roost_loadtest::options::{Command, Options as LoadOptions};
-use roost_loadtest::scenario::chat;
+use roost_loadtest::scenario::{Conductor, chat};
 
 use support::{DRIVERS, Options, Server, Stdlog};
 
@@ -56,10 +55,10 @@ fn fifty_kills_under_load_lose_nothing() {
     let Command::Chat(load) = LoadOptions::try_parse_from(arguments).unwrap().command else {
         panic!("not chat")
     };
-    let is_over = Arc::new(AtomicBool::new(false));
+    let conductor = Arc::<Conductor>::default();
     let load = std::thread::spawn({
-        let is_over = Arc::clone(&is_over);
-        move || chat::run_until(load, &is_over).unwrap()
+        let conductor = Arc::clone(&conductor);
+        move || chat::run_with(load, &conductor).unwrap()
     });
 
     // Not before the load runs: creating users and logging in are not what is killed here.
@@ -72,11 +71,13 @@ fn fifty_kills_under_load_lose_nothing() {
         let sends = random.u32(0..LIFE_SENDS_MAX);
         live(&server, sends);
         sends_seen += u64::from(sends);
+        let at = Instant::now();
         server.kill_nine();
+        conductor.record_kill(at, true);
         options.driver = DRIVERS[kill % DRIVERS.len()];
         server = Server::start(&options);
     }
-    is_over.store(true, Ordering::Relaxed);
+    conductor.end();
     let run = load.join().unwrap();
     let verdict = run.verdict.as_ref().expect("messages were sent");
     assert!(verdict.is_pass(), "{verdict}");
@@ -88,4 +89,5 @@ fn fifty_kills_under_load_lose_nothing() {
         counts.acked
     );
     assert!(counts.acked >= ACKED_MIN, "proves little: {verdict}");
+    assert_eq!(counts.kills, KILLS as u64);
 }

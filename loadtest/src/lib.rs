@@ -18,4 +18,5 @@ pub mod run;
 pub mod scenario;
 pub mod server_watch;
 pub mod slo;
+pub mod target;
 pub mod user;

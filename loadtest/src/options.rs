@@ -108,12 +108,18 @@ pub struct Judge {
 /// What all scenarios need.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// TCP frames of the server.
-    #[arg(long, default_value = "127.0.0.1:7401", value_name = "HOST:PORT")]
-    pub server: String,
-    /// HTTP API of the server.
-    #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
-    pub http: String,
+    /// TCP frames of the server; of a cluster all gateways, with commas. Users go where a gateway
+    /// sends them. Default: the gateways of --config, else 127.0.0.1:7401.
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    pub server: Vec<String>,
+    /// HTTP API of the server. Default: that of --config, else 127.0.0.1:7400.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
+    /// Configuration file of the server: its gateways, its HTTP address, and the keys of its first
+    /// app that has an HS256 key and an API key.
+    #[arg(long, value_name = "FILE",
+        conflicts_with_all = ["app", "key_id", "key_secret", "api_key"])]
+    pub config: Option<PathBuf>,
     /// Connections started a second.
     #[arg(long, default_value_t = 5000.0, value_name = "RATE")]
     pub ramp: f64,

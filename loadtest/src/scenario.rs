@@ -1,7 +1,10 @@
 //! What the scenarios share: reaching the server, ballast, the watch, and the report at the end.
 
 pub mod chat;
+mod conductor;
 pub mod idle;
+
+pub use conductor::Conductor;
 
 use std::fs;
 use std::net::{SocketAddr, SocketAddrV4, TcpStream, ToSocketAddrs};
@@ -21,6 +24,7 @@ use crate::report;
 use crate::run::{Run, Second};
 use crate::server_watch::{MachineCounters, ServerWatch};
 use crate::slo;
+use crate::target::Target;
 
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often progress is shown and limits are looked at.
@@ -47,7 +51,8 @@ pub(crate) struct Stage {
     pub(crate) common: Common,
     pub(crate) clock: RunClock,
     pub(crate) run_id: u32,
-    pub(crate) server: SocketAddr,
+    /// Of each gateway, the first that answers first.
+    pub(crate) servers: Vec<SocketAddr>,
     pub(crate) http: HttpClient,
     pub(crate) mint: TokenMint,
     thresholds: Vec<slo::Threshold>,
@@ -72,29 +77,32 @@ impl Stage {
         if !common.ramp.is_finite() || common.ramp <= 0.0 {
             bail!("--ramp has to be a number above 0, it is {}", common.ramp);
         }
-        let server = reach(&common.server, "--server")?;
-        let http_address = resolve(&common.http, "--http")?;
+        let target = Target::of(&common)?;
+        let servers = reach(&target.servers, "--server")?;
+        let http_address = resolve(&target.http, "--http")?;
         let clock = RunClock::start();
         Ok(Self {
             run_id: fastrand::u32(..),
-            http: HttpClient::new(&common.http, &common.api_key),
-            mint: TokenMint::new(&common.app, &common.key_id, &common.key_secret),
+            http: HttpClient::new(&target.http, &target.api_key),
+            mint: TokenMint::new(&target.app, &target.key_id, &target.key_secret),
             thresholds,
-            watch: ServerWatch::find(&[server, http_address]),
+            watch: ServerWatch::find(&[servers[0], http_address]),
             machine: MachineCounters::read(),
             timeline: Vec::new(),
             start_us: clock.now_us(),
             progress: progress_bar(),
-            server,
+            servers,
             clock,
             common,
         })
     }
 
-    /// The server's address for the ballast, which speaks IPv4 only.
+    /// The ballast, which speaks IPv4 only and goes to one gateway: it does not follow where that
+    /// one sends it.
     pub(crate) fn ballast(&self, count: u64) -> Result<Ballast> {
-        let SocketAddr::V4(target) = self.server else {
-            bail!("idle connections need an IPv4 address of the server, {} is none", self.server);
+        let server = self.servers[0];
+        let SocketAddr::V4(target) = server else {
+            bail!("idle connections need an IPv4 address of the server, {server} is none");
         };
         let (mint, run_id) = (self.mint.clone(), self.run_id);
         let plan = BallastPlan {
@@ -187,15 +195,26 @@ fn resolve(address: &str, option: &str) -> Result<SocketAddr> {
     all.first().copied().ok_or_else(|| anyhow!("{option} {address} names no machine"))
 }
 
-fn reach(address: &str, option: &str) -> Result<SocketAddr> {
-    let resolved = resolve(address, option)?;
-    TcpStream::connect_timeout(&resolved, REACH_TIMEOUT).map_err(|e| {
-        anyhow!(
-            "cannot reach the server at {address}: {e}. Start one with `roost dev`, or name \
-             another with {option} HOST:PORT"
-        )
-    })?;
-    Ok(resolved)
+/// All of them, one that answers first. One is enough: the others may come later.
+fn reach(addresses: &[String], option: &str) -> Result<Vec<SocketAddr>> {
+    let mut all =
+        { addresses }.iter().map(|address| resolve(address, option)).collect::<Result<Vec<_>>>()?;
+    let mut why = None;
+    for index in 0..all.len() {
+        match TcpStream::connect_timeout(&all[index], REACH_TIMEOUT) {
+            Ok(_) => {
+                all.swap(0, index);
+                return Ok(all);
+            }
+            Err(e) => why = Some(e),
+        }
+    }
+    let why = why.map_or_else(|| "no address".to_owned(), |e| e.to_string());
+    bail!(
+        "cannot reach the server at {}: {why}. Start one with `roost dev`, or name another with \
+         {option} HOST:PORT",
+        addresses.join(", ")
+    )
 }
 
 fn progress_bar() -> ProgressBar {

@@ -58,7 +58,8 @@ const DEVICE: &str = "phone";
 pub struct UserPlan {
     pub(crate) clock: RunClock,
     pub(crate) mint: TokenMint,
-    pub(crate) address: String,
+    /// Of the gateways; each user starts at another one.
+    pub(crate) addresses: Vec<Arc<str>>,
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) payload_bytes: usize,
     pub(crate) counters: Arc<ChatCounters>,
@@ -152,7 +153,10 @@ impl User {
         shared: Rc<Shared>,
     ) -> Result<Rc<Self>, String> {
         let seed = fastrand::u128(..);
-        let mut config = Config::new(&name, DEVICE, &plan.address, seed);
+        let first = (shared.first as usize + index) % plan.addresses.len();
+        let mut config = Config::new(&name, DEVICE, &plan.addresses[first], seed);
+        config.addresses = plan.addresses.clone();
+        config.addresses.rotate_left(first);
         config.client_name = "roost-load".to_owned();
         config.token = Some(plan.mint.token(&name));
         config.tuning = Arc::clone(&plan.tuning);

@@ -2,14 +2,20 @@
 //!
 //! Each failure says what happened and what to do next; a message handed over is never silently lost.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use roost_client::{Client, Config, Disconnect, Event, NextStep, Start};
 use roost_protocol::{CloseReason, UserId};
 
+use super::token::{Signer, TTL_S_MAX};
+use crate::config::Config as ServerConfig;
+
 /// The gateway is given this long for the first session.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// The frames of `roost dev`.
+const DEFAULT_SERVER: &str = "127.0.0.1:7401";
 
 /// Who acts, and where.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,12 +23,15 @@ pub(crate) struct Login {
     /// The user to act as.
     #[arg(long = "as", value_name = "USER")]
     pub(crate) user: String,
-    /// Where the gateway listens for frames.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
-    pub(crate) server: String,
-    /// Access token of that user, from POST /v1/login or your own server. Without one the key of `roost dev` is used.
+    /// Where the gateway listens for frames. Default: the gateways of --config, else 127.0.0.1:7401.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    /// Access token of that user, from POST /v1/login or your own server. Without one a key of --config is used, or that of `roost dev`.
     #[arg(long, value_name = "TOKEN", env = "ROOST_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// A configuration of the cluster: its gateways, and the first HS256 key of its apps.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Id of this device; a random one by default, so that two terminals do not disturb each other.
     #[arg(long, value_name = "ID")]
     pub(crate) device: Option<String>,
@@ -30,9 +39,23 @@ pub(crate) struct Login {
 
 impl Login {
     fn access_token(&self) -> anyhow::Result<String> {
-        match &self.token {
-            Some(token) => Ok(token.clone()),
-            None => super::token::mint(&self.user, super::token::TTL_S_MAX),
+        let signer = match (&self.token, &self.config) {
+            (Some(token), _) => return Ok(token.clone()),
+            (None, Some(file)) => Signer::of_config(&ServerConfig::load(file)?, file)?,
+            (None, None) => Signer::of_dev(),
+        };
+        signer.mint(&self.user, TTL_S_MAX)
+    }
+
+    /// Gateways to try, at least one.
+    fn servers(&self) -> anyhow::Result<Vec<String>> {
+        match (&self.server, &self.config) {
+            (Some(server), _) => Ok(vec![server.clone()]),
+            (None, Some(file)) => {
+                let ring = ServerConfig::load(file)?.cluster.ring().map_err(anyhow::Error::msg)?;
+                Ok(ring.members().iter().map(|member| member.address.to_string()).collect())
+            }
+            (None, None) => Ok(vec![DEFAULT_SERVER.to_owned()]),
         }
     }
 
@@ -43,7 +66,9 @@ impl Login {
             Some(device) => device.clone(),
             None => format!("{verb}-{:08x}", seed as u32),
         };
-        let mut config = Config::new(&self.user, &device, &self.server, seed);
+        let servers = self.servers()?;
+        let mut config = Config::new(&self.user, &device, &servers[0], seed);
+        config.addresses = servers.iter().map(|server| server.as_str().into()).collect();
         config.client_name = format!("roost-{verb}/{}", env!("CARGO_PKG_VERSION"));
         config.token = Some(self.access_token()?);
         config.start = start;
@@ -79,7 +104,7 @@ impl Login {
 
     /// What a person can do about the end of a connection.
     fn explain(&self, reason: &Disconnect, socket_error: Option<String>) -> anyhow::Error {
-        let server = &self.server;
+        let server = self.servers().map_or_else(|_| "it".to_owned(), |all| all.join(", "));
         match reason {
             Disconnect::ConnectFailed => {
                 let why = socket_error.unwrap_or_else(|| "no connection".to_owned());

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 /// Below the range from which the kernel takes ports of outgoing connections: a restarted service finds its ports free.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -46,6 +49,23 @@ pub fn need_package(program: &str, package: &str) {
         is_installed && Path::new(program).exists(),
         "{program} is missing and `apt-get install {package}` did not bring it: install it by hand"
     );
+}
+
+static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
+
+/// Services of this process make their scratch folders in `folder` from now on, instead of the temporary folder. Their system users must
+/// be able to enter it. The first call counts.
+pub fn make_scratch_folders_in(folder: &Path) {
+    _ = SCRATCH.set(folder.to_owned());
+}
+
+/// A scratch folder of a service, gone with the value.
+pub(crate) fn scratch_folder(service: &str) -> TempDir {
+    let parent = SCRATCH.get().cloned().unwrap_or_else(std::env::temp_dir);
+    tempfile::Builder::new()
+        .prefix(&format!("roost-{service}-"))
+        .tempdir_in(parent)
+        .expect("a scratch folder")
 }
 
 /// Gives a scratch folder to the system user that a service runs as.

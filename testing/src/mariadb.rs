@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, own, wait_until};
+use crate::host::{Port, need_package, own, scratch_folder, wait_until};
 use crate::process::Process;
 
 const SERVER: &str = "/usr/sbin/mariadbd";
@@ -32,8 +32,7 @@ impl MariaDb {
     /// When it does not; with the end of its log.
     pub fn start() -> Self {
         need_package(SERVER, "mariadb-server");
-        let folder = tempfile::Builder::new().prefix("roost-mariadb-").tempdir();
-        let folder = folder.expect("a scratch folder");
+        let folder = scratch_folder("mariadb");
         own(folder.path(), SYSTEM_USER);
         let installed = Command::new(INSTALL)
             .arg("--no-defaults")
@@ -70,6 +69,16 @@ impl MariaDb {
         let errors = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{statements}: {errors}");
         String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.server
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// kill -9.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, own, wait_until};
+use crate::host::{Port, need_package, own, scratch_folder, wait_until};
 use crate::process::Process;
 
 /// Debian's wrapper, there with every version; the programs are in a folder of their version.
@@ -34,8 +35,7 @@ impl PostgreSql {
         if programs().is_none() {
             need_package(PACKAGE_PROGRAM, "postgresql");
         }
-        let folder = tempfile::Builder::new().prefix("roost-postgresql-").tempdir();
-        let folder = folder.expect("a scratch folder");
+        let folder = scratch_folder("postgresql");
         let password = folder.path().join("password");
         std::fs::write(&password, "roost").expect("a file in the scratch folder");
         own(folder.path(), SYSTEM_USER);
@@ -76,9 +76,31 @@ impl PostgreSql {
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
+    /// Its first process.
+    pub fn process(&self) -> &Process {
+        &self.server
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
     /// kill -9 of its first process; the others notice and end.
     pub fn kill(&mut self) {
         self.server.kill();
+    }
+
+    /// SIGSTOP of all its processes.
+    pub fn pause(&self) {
+        self.server.pause();
+        self.server.children().for_each(|child| _ = kill_process(child, Signal::STOP));
+    }
+
+    /// SIGCONT of all its processes.
+    pub fn resume(&self) {
+        self.server.children().for_each(|child| _ = kill_process(child, Signal::CONT));
+        self.server.resume();
     }
 
     /// Starts it again on the same port with the same data, after [`PostgreSql::kill`].

@@ -93,6 +93,18 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Processes that it started itself and that still run (proc(5), `task/TID/children`).
+    pub fn children(&self) -> impl Iterator<Item = Pid> {
+        let id = self.child.id();
+        let list = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let ids: Vec<Pid> = list
+            .unwrap_or_default()
+            .split_whitespace()
+            .filter_map(|id| id.parse().ok().and_then(Pid::from_raw))
+            .collect();
+        ids.into_iter()
+    }
+
     fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let sent = id.map(|id| kill_process(id, signal));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, wait_until};
+use crate::host::{Port, need_package, scratch_folder, wait_until};
 use crate::process::Process;
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -29,7 +29,7 @@ pub struct RabbitMq {
 #[derive(Debug)]
 struct NameServer {
     port: Port,
-    _process: Process,
+    process: Process,
 }
 
 impl RabbitMq {
@@ -38,13 +38,25 @@ impl RabbitMq {
     /// # Panics
     /// When it does not; with the end of its log.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with what a definitions file (`rabbitmqctl export_definitions`) makes: users, virtual hosts, policies. Its users are the
+    /// only ones then.
+    ///
+    /// # Panics
+    /// When it does not start or does not take the definitions; with the end of its log.
+    pub fn start_with_definitions(definitions: &Path) -> Self {
+        Self::start_with(&format!("load_definitions = {}\n", definitions.display()))
+    }
+
+    fn start_with(further_settings: &str) -> Self {
         need_package(SERVER, "rabbitmq-server");
-        let folder = tempfile::Builder::new().prefix("roost-rabbitmq-").tempdir();
-        let folder = folder.expect("a scratch folder");
+        let folder = scratch_folder("rabbitmq");
         let (port, distribution, names) = (Port::free(), Port::free(), NameServer::start());
         let settings = format!(
             "listeners.tcp.default = 127.0.0.1:{}\nvm_memory_high_watermark.absolute = 2GB\n\
-             disk_free_limit.absolute = 10MB\n",
+             disk_free_limit.absolute = 10MB\n{further_settings}",
             port.number()
         );
         write(&folder.path().join("rabbitmq.conf"), &settings);
@@ -63,6 +75,21 @@ impl RabbitMq {
     /// The same without credentials.
     pub fn url_without_credentials(&self) -> String {
         format!("amqp://127.0.0.1:{}/%2f", self.port.number())
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.node
+    }
+
+    /// The process that knows its distribution port.
+    pub fn name_server(&self) -> &Process {
+        &self.names.process
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// kill -9.
@@ -122,7 +149,7 @@ impl NameServer {
         command.args(["-port", &number, "-address", "127.0.0.1"]);
         let process = Process::start(&command, Path::new("/dev/null"));
         wait_until("epmd listens", READY_WITHIN, || port.is_open());
-        Self { port, _process: process }
+        Self { port, process }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, wait_until};
+use crate::host::{Port, need_package, scratch_folder, wait_until};
 use crate::process::Process;
 
 const SERVER: &str = "/usr/bin/redis-server";
@@ -28,8 +28,7 @@ impl Redis {
     /// When it does not.
     pub fn start() -> Self {
         need_package(SERVER, "redis-server");
-        let folder = tempfile::Builder::new().prefix("roost-redis-").tempdir();
-        let folder = folder.expect("a scratch folder");
+        let folder = scratch_folder("redis");
         let port = Port::free();
         let server = Self { process: start(folder.path(), &port), folder, port };
         server.wait_ready();
@@ -39,6 +38,16 @@ impl Redis {
     /// Where clients connect.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port.number())
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// kill -9.

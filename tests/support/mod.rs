@@ -4,6 +4,7 @@
 pub mod tiers;
 pub mod wire;
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
     pub log: Stdlog,
+    /// A program that becomes the server, with its first arguments; empty: none.
+    pub wrapper: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -70,6 +73,7 @@ impl Options {
             arguments: Vec::new(),
             environment: Vec::new(),
             log: Stdlog::Inherit,
+            wrapper: Vec::new(),
         }
     }
     pub fn driver(mut self, driver: &'static str) -> Self {
@@ -77,7 +81,15 @@ impl Options {
         self
     }
     pub fn command(&self) -> Command {
-        let mut command = roost();
+        let mut command = match self.wrapper.split_first() {
+            None => roost(),
+            Some((program, first)) => {
+                let mut command = Command::new(program);
+                command.args(first).arg(env!("CARGO_BIN_EXE_roost"));
+                command.stdin(Stdio::null()).env_remove("RUST_LOG");
+                command
+            }
+        };
         command.arg("dev").arg("--data-dir").arg(&self.data_dir);
         command.args(["--driver", self.driver, "--port-base", &self.port_base.to_string()]);
         command.args(&self.arguments).envs(self.environment.iter().cloned());

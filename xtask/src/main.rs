@@ -27,6 +27,8 @@ enum Task {
     E2e,
     /// The gateway against the floors, in one run
     Bench(task::bench::Options),
+    /// A whole cluster on this machine: up, status, restart --rolling, down
+    Cluster(task::cluster::Options),
     /// Fuzz targets, on the nightly toolchain
     Fuzz(task::fuzz::Options),
     /// Code generated from the FlatBuffers schema
@@ -50,6 +52,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Lint => task::lint::run(),
         Task::E2e => task::test::end_to_end(),
         Task::Bench(options) => task::bench::run(options),
+        Task::Cluster(options) => task::cluster::run(options),
         Task::Fuzz(options) => task::fuzz::run(options),
         Task::Generate(options) => task::generate::run(options),
     }

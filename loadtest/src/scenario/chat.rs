@@ -8,14 +8,13 @@ mod worker;
 use std::fs::File;
 use std::io::BufWriter;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use roost_client::core::config::Tuning;
 
-use super::{ChatCounters, RAMP_PATIENCE_US, Stage, add_ballast};
+use super::{ChatCounters, Conductor, RAMP_PATIENCE_US, Stage, add_ballast};
 use crate::arrival::{Arrivals, Schedule, ToWorker, pace};
 use crate::ballast::Ballast;
 use crate::checker::{Expectations, History, Record, judge};
@@ -38,14 +37,14 @@ const READERS: usize = 4;
 /// # Errors
 /// When the server cannot be reached, lets nobody in, or cannot be read back.
 pub fn run(options: Chat) -> Result<Outcome> {
-    run_until(options, &Arc::default()).map(|run| run.outcome())
+    run_with(options, &Arc::default()).map(|run| run.outcome())
 }
 
-/// The same, but `is_over` ends the schedule early; everything that the run yielded.
+/// The same, directed by somebody else; everything that the run yielded.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_until(options: Chat, is_over: &Arc<AtomicBool>) -> Result<Run> {
+pub fn run_with(options: Chat, conductor: &Arc<Conductor>) -> Result<Run> {
     if !options.rate.is_finite() || options.rate <= 0.0 {
         bail!("--rate has to be a number above 0, it is {}", options.rate);
     }
@@ -54,15 +53,16 @@ pub fn run_until(options: Chat, is_over: &Arc<AtomicBool>) -> Result<Run> {
     let names: Arc<[String]> =
         (0..options.users).map(|n| format!("load-{:08x}-{n}", stage.run_id)).collect();
     stage.http.create_users(&names)?;
-    let mut chat = ChatRun::start(&options, &stage, &names)?;
+    let mut chat = ChatRun::start(&options, &stage, &names, conductor)?;
     chat.log_in(&mut stage)?;
-    chat.send(&mut stage, is_over)?;
+    chat.send(&mut stage)?;
     chat.drain(&mut stage);
     chat.finish(stage, priority_note)
 }
 
 struct ChatRun<'o> {
     options: &'o Chat,
+    conductor: Arc<Conductor>,
     counters: Arc<ChatCounters>,
     workers: Vec<Worker>,
     ballast: Option<Ballast>,
@@ -72,12 +72,17 @@ struct ChatRun<'o> {
 }
 
 impl<'o> ChatRun<'o> {
-    fn start(options: &'o Chat, stage: &Stage, names: &Arc<[String]>) -> Result<Self> {
-        let counters = Arc::new(ChatCounters::default());
+    fn start(
+        options: &'o Chat,
+        stage: &Stage,
+        names: &Arc<[String]>,
+        conductor: &Arc<Conductor>,
+    ) -> Result<Self> {
+        let counters = Arc::clone(&conductor.counters);
         let plan = Arc::new(UserPlan {
             clock: stage.clock,
             mint: stage.mint.clone(),
-            address: stage.server.to_string(),
+            addresses: stage.servers.iter().map(|server| server.to_string().into()).collect(),
             tuning: Arc::new(Tuning::default()),
             payload_bytes: usize::try_from(options.payload).unwrap_or(usize::MAX),
             counters: Arc::clone(&counters),
@@ -107,7 +112,9 @@ impl<'o> ChatRun<'o> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { options, counters, workers, ballast, started_us, ramp_us: 0, offered: 0 })
+        let conductor = Arc::clone(conductor);
+        let (ramp_us, offered) = (0, 0);
+        Ok(Self { options, conductor, counters, workers, ballast, started_us, ramp_us, offered })
     }
 
     fn idle_held(&self) -> u64 {
@@ -157,7 +164,7 @@ impl<'o> ChatRun<'o> {
         if reasons.is_empty() { "no answer".to_owned() } else { reasons.join("; ") }
     }
 
-    fn send(&mut self, stage: &mut Stage, is_over: &Arc<AtomicBool>) -> Result<()> {
+    fn send(&mut self, stage: &mut Stage) -> Result<()> {
         let options = self.options;
         let start_us = stage.clock.now_us() + LEAD_US;
         let to_workers: Vec<ToWorker> =
@@ -170,11 +177,11 @@ impl<'o> ChatRun<'o> {
             options.users,
             (start_us, options.seed),
         );
-        let (clock, is_over) = (stage.clock, Arc::clone(is_over));
+        let (clock, conductor) = (stage.clock, Arc::clone(&self.conductor));
         let per_worker = options.users.div_ceil(options.threads);
-        let pacer = std::thread::Builder::new().name("pacer".into()).spawn(move || {
-            pace(schedule, clock, per_worker, to_workers, || is_over.load(Relaxed))
-        })?;
+        let pacer = std::thread::Builder::new()
+            .name("pacer".into())
+            .spawn(move || pace(schedule, clock, per_worker, to_workers, || conductor.is_over()))?;
         while !pacer.is_finished() {
             self.tick(stage, "sending");
         }
@@ -236,6 +243,9 @@ impl<'o> ChatRun<'o> {
             add_ballast(&mut run, self.options.idle, &ballast.finish()?);
         }
         run.connect_rate = run.connect.count() as f64 / (self.ramp_us as f64 / 1e6);
+        for (at, took_effect) in self.conductor.kills() {
+            history.record(stage.clock.us_of(at), Record::Kill { took_effect });
+        }
         history.record(stage.clock.now_us(), Record::Healed);
         stage.tick(0, "reading back the database".to_owned());
         let read = read_database(&stage, &mut history);

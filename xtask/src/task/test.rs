@@ -9,8 +9,14 @@ use super::lint;
 use crate::command::{self, cargo, install_packages, works};
 
 /// Programs that building and testing need, and the Debian package of each: SQLite and the fuzz
-/// harness are compiled from C and C++; one test moves the clock.
-const NEEDED: [(&str, &str); 3] = [("cc", "gcc"), ("c++", "g++"), ("faketime", "faketime")];
+/// harness are compiled from C and C++; one test moves the clock, one verifies systemd units, one cuts connections.
+const NEEDED: [(&str, &str); 5] = [
+    ("cc", "gcc"),
+    ("c++", "g++"),
+    ("faketime", "faketime"),
+    ("systemd-analyze", "systemd"),
+    ("nft", "nftables"),
+];
 
 /// Everything CI checks.
 pub(crate) fn run() -> Result<()> {

@@ -1,0 +1,395 @@
+//! A running cluster: the one owner of its processes. Dropping it kills them, Roost before what Roost needs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use roost_testing::{MariaDb, PostgreSql, Process, RabbitMq, Redis};
+
+use crate::node::{Node, Start, Tier};
+use crate::plan::{self, Options, Secrets, Services, StoreKind};
+use crate::probe::Probe;
+
+/// Exist from the start, for whoever tries the cluster by hand.
+const SAMPLE_USERS: [&str; 2] = ["alice", "bob"];
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A part that can be killed, paused and started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// By its position.
+    Gateway(usize),
+    /// By its position.
+    Logic(usize),
+    /// The broker.
+    RabbitMq,
+    /// Routes.
+    Redis,
+    /// The database server.
+    Store,
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    gateways: Vec<Node>,
+    logics: Vec<Node>,
+    store: Store,
+    redis: Redis,
+    broker: RabbitMq,
+    options: Options,
+    api_key: String,
+}
+
+#[derive(Debug)]
+enum Store {
+    MariaDb(MariaDb),
+    PostgreSql(PostgreSql),
+    /// Within the logic process.
+    Sqlite,
+}
+
+/// A process of a cluster, as a reader of its state needs to know it.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) id: u32,
+    pub(crate) probe: Option<Probe>,
+}
+
+impl Cluster {
+    /// Starts everything below `folder` with the program `roost`, and waits until it is ready. `say` hears of each step.
+    ///
+    /// # Errors
+    /// When something cannot be started; what was started is gone then.
+    pub fn start(
+        options: &Options,
+        folder: &Path,
+        roost: &Path,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        options.check()?;
+        check_ports(options)?;
+        roost_testing::host::make_scratch_folders_in(folder);
+        say("starting RabbitMQ, Redis and the database (missing packages are installed first)");
+        let definitions = folder.join("definitions.json");
+        std::fs::write(&definitions, plan::DEFINITIONS)?;
+        let (broker, redis, store) = std::thread::scope(|scope| {
+            let broker = scope.spawn(|| RabbitMq::start_with_definitions(&definitions));
+            let redis = scope.spawn(Redis::start);
+            let store = Store::start(options.store);
+            (broker.join(), redis.join(), store)
+        });
+        // What went wrong was printed by the panic.
+        let broker = broker.map_err(|_| anyhow::anyhow!("RabbitMQ could not be started"))?;
+        let redis = redis.map_err(|_| anyhow::anyhow!("Redis could not be started"))?;
+        let broker_password = plan::secret()?;
+        broker.ctl(&["change_password", plan::BROKER_USER, &broker_password]);
+        let services = Services {
+            broker: broker.port(),
+            broker_password,
+            redis_url: redis.url(),
+            store_url: store.url(),
+        };
+        let secrets = Secrets::make()?;
+        let mut cluster = Self {
+            gateways: Vec::new(),
+            logics: Vec::new(),
+            store,
+            redis,
+            broker,
+            options: options.clone(),
+            api_key: secrets.api_key.clone(),
+        };
+        say("starting roost logic");
+        cluster.start_logics(folder, roost, (&services, &secrets))?;
+        say("starting roost gateway");
+        cluster.start_gateways(folder, roost, (&services, &secrets))?;
+        cluster.create_users(&SAMPLE_USERS)?;
+        Ok(cluster)
+    }
+
+    fn start_logics(
+        &mut self,
+        folder: &Path,
+        program: &Path,
+        (services, secrets): (&Services, &Secrets),
+    ) -> Result<()> {
+        for (index, name) in (0..).zip(self.options.logic_names()) {
+            let http = self.options.http(index);
+            let text = plan::logic_file(&self.options, services, secrets, (index, folder))?;
+            let probe = Probe::Logic { http, api_key: secrets.api_key.clone() };
+            let ports = vec![http];
+            let start = Start { name, tier: Tier::Logic, ports, probe, folder, program, text };
+            self.logics.push(Node::start(start)?);
+        }
+        self.logics.iter_mut().try_for_each(Node::wait_ready)
+    }
+
+    fn start_gateways(
+        &mut self,
+        folder: &Path,
+        program: &Path,
+        (services, secrets): (&Services, &Secrets),
+    ) -> Result<()> {
+        for (index, name) in (0..).zip(self.options.gateway_names()) {
+            let admin = self.options.admin(index);
+            let text = plan::gateway_file(&self.options, services, secrets, index)?;
+            let ports = vec![self.options.frames(index), admin];
+            let probe = Probe::Gateway { admin };
+            let start = Start { name, tier: Tier::Gateway, ports, probe, folder, program, text };
+            self.gateways.push(Node::start(start)?);
+        }
+        self.gateways.iter_mut().try_for_each(Node::wait_ready)
+    }
+
+    fn create_users(&self, users: &[&str]) -> Result<()> {
+        let url = format!("http://{}/v1/users", self.http());
+        ureq::post(&url)
+            .config()
+            .timeout_global(Some(PATIENCE))
+            .build()
+            .header("authorization", format!("Bearer {}", self.api_key))
+            .send_json(serde_json::json!({ "users": users }))
+            .context("creating the users alice and bob")?;
+        Ok(())
+    }
+
+    /// Its shape.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// `host:port` of every gateway, for clients.
+    pub fn frames(&self) -> Vec<String> {
+        (0..self.options.gateways)
+            .map(|i| format!("127.0.0.1:{}", self.options.frames(i)))
+            .collect()
+    }
+
+    /// `host:port` of the HTTP API.
+    pub fn http(&self) -> String {
+        format!("127.0.0.1:{}", self.options.http(0))
+    }
+
+    /// A configuration file with everything that a client needs: gateways, HTTP address, the app and its keys.
+    pub fn client_file(&self) -> PathBuf {
+        self.logics[0].file().to_owned()
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &RabbitMq {
+        &self.broker
+    }
+
+    /// The route table.
+    pub fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    /// kill -9. Returns when it is gone.
+    pub fn kill(&mut self, service: Service) {
+        match service {
+            Service::Gateway(index) => self.gateways[index].kill(),
+            Service::Logic(index) => self.logics[index].kill(),
+            Service::RabbitMq => self.broker.kill(),
+            Service::Redis => self.redis.kill(),
+            Service::Store => match &mut self.store {
+                Store::MariaDb(server) => server.kill(),
+                Store::PostgreSql(server) => server.kill(),
+                Store::Sqlite => {}
+            },
+        }
+    }
+
+    /// Starts a killed part again on the same ports with the same data.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn restart(&mut self, service: Service) -> Result<()> {
+        match service {
+            Service::Gateway(index) => again(&mut self.gateways[index])?,
+            Service::Logic(index) => again(&mut self.logics[index])?,
+            Service::RabbitMq => self.broker.restart(),
+            Service::Redis => self.redis.restart(),
+            Service::Store => match &mut self.store {
+                Store::MariaDb(server) => server.restart(),
+                Store::PostgreSql(server) => server.restart(),
+                Store::Sqlite => {}
+            },
+        }
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self, service: Service) {
+        match service {
+            Service::Gateway(index) => self.gateways[index].pause(),
+            Service::Logic(index) => self.logics[index].pause(),
+            Service::RabbitMq => self.broker.pause(),
+            Service::Redis => self.redis.pause(),
+            Service::Store => match &self.store {
+                Store::MariaDb(server) => server.pause(),
+                Store::PostgreSql(server) => server.pause(),
+                Store::Sqlite => {}
+            },
+        }
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, service: Service) {
+        match service {
+            Service::Gateway(index) => self.gateways[index].resume(),
+            Service::Logic(index) => self.logics[index].resume(),
+            Service::RabbitMq => self.broker.resume(),
+            Service::Redis => self.redis.resume(),
+            Service::Store => match &self.store {
+                Store::MariaDb(server) => server.resume(),
+                Store::PostgreSql(server) => server.resume(),
+                Store::Sqlite => {}
+            },
+        }
+    }
+
+    /// Whether every process of Roost is ready now; what is missing otherwise.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check_ready(&self) -> Result<()> {
+        for node in self.gateways.iter().chain(&self.logics) {
+            let readiness = node.probe.ask();
+            if readiness != crate::probe::Readiness::Ready {
+                bail!("{}: {readiness}", node.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Restarts every process of Roost, one at a time: asks it to end, starts it again, waits until it is ready. `say` hears of each.
+    ///
+    /// # Errors
+    /// When one does not become ready; those after it are left as they are.
+    pub fn rolling_restart(&mut self, say: &mut dyn FnMut(&str)) -> Result<()> {
+        for node in self.gateways.iter_mut().chain(&mut self.logics) {
+            let begin = std::time::Instant::now();
+            let former = node.id();
+            node.end();
+            again(node)?;
+            say(&format!(
+                "{} is ready again after {:.1} s (process {former}, now {})",
+                node.name,
+                begin.elapsed().as_secs_f64(),
+                node.id()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Asks every process to end, gateways first, and kills what does not.
+    pub(crate) fn end(&mut self, say: &mut dyn FnMut(&str)) {
+        for (what, nodes) in [("gateways", &mut self.gateways), ("logic", &mut self.logics)] {
+            say(&format!("stopping {what}"));
+            std::thread::scope(|scope| {
+                for node in nodes {
+                    scope.spawn(|| node.end());
+                }
+            });
+        }
+        say("stopping services");
+        for service in [Service::RabbitMq, Service::Redis, Service::Store] {
+            self.kill(service);
+        }
+    }
+
+    /// Every process.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        let of_node = |node: &Node| Part {
+            name: node.name.clone(),
+            ports: node.ports.clone(),
+            id: node.id(),
+            probe: Some(node.probe.clone()),
+        };
+        let mut parts: Vec<Part> = self.gateways.iter().chain(&self.logics).map(of_node).collect();
+        let of_process = |name: &str, port: u16, process: &Process, probe: Option<Probe>| Part {
+            name: name.to_owned(),
+            ports: vec![port],
+            id: process.id(),
+            probe,
+        };
+        let port = self.broker.port();
+        let probe = Probe::RabbitMq { port };
+        parts.push(of_process("RabbitMQ", port, self.broker.process(), Some(probe)));
+        let names = self.broker.name_server();
+        parts.push(Part { ports: Vec::new(), ..of_process("epmd", 0, names, None) });
+        let port = self.redis.port();
+        parts.push(of_process("Redis", port, self.redis.process(), Some(Probe::Redis { port })));
+        parts.extend(self.store.part());
+        parts
+    }
+}
+
+impl Store {
+    fn start(kind: StoreKind) -> Self {
+        match kind {
+            StoreKind::Mariadb => {
+                let server = MariaDb::start();
+                server.sql("CREATE DATABASE roost");
+                Self::MariaDb(server)
+            }
+            StoreKind::Postgres => {
+                let server = PostgreSql::start();
+                server.sql("CREATE DATABASE roost");
+                Self::PostgreSql(server)
+            }
+            StoreKind::Sqlite => Self::Sqlite,
+        }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::MariaDb(server) => server.url("roost"),
+            Self::PostgreSql(server) => server.url("roost"),
+            Self::Sqlite => String::new(),
+        }
+    }
+
+    fn part(&self) -> Option<Part> {
+        let (name, port, process, probe) = match self {
+            Self::MariaDb(server) => {
+                let port = server.port();
+                ("MariaDB", port, server.process(), Probe::MariaDb { port })
+            }
+            Self::PostgreSql(server) => {
+                let port = server.port();
+                ("PostgreSQL", port, server.process(), Probe::PostgreSql { port })
+            }
+            Self::Sqlite => return None,
+        };
+        Some(Part {
+            name: name.to_owned(),
+            ports: vec![port],
+            id: process.id(),
+            probe: Some(probe),
+        })
+    }
+}
+
+fn again(node: &mut Node) -> Result<()> {
+    node.launch_again();
+    node.wait_ready()
+}
+
+/// A port that is taken is named before anything is started.
+fn check_ports(options: &Options) -> Result<()> {
+    let gateways = (0..options.gateways).flat_map(|i| [options.frames(i), options.admin(i)]);
+    let logics = (0..options.logic).map(|i| options.http(i));
+    for port in gateways.chain(logics) {
+        if let Err(error) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            bail!(
+                "port {port} cannot be used ({error}): stop what listens there, or choose another --port-base"
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! A whole cluster on one machine: every service and both tiers as real processes, each on its own ports and in one scratch folder.
+//!
+//! * [`Cluster`] owns the processes: it starts, kills, pauses and restarts them, and they end with it.
+//! * [`command`] is the command line: `up` leaves a supervisor behind that owns a cluster until `down`.
+//!
+//! Services are started by `roost-testing`; configuration and broker definitions come from `deploy/`, so that what an operator copies is
+//! what runs here.
+
+mod cluster;
+pub mod command;
+mod node;
+mod plan;
+mod probe;
+mod state;
+mod supervisor;
+
+pub use cluster::{Cluster, Service};
+pub use plan::{Membership, Options, StoreKind};

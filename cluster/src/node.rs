@@ -1,0 +1,149 @@
+//! One process of Roost itself: a gateway or a logic worker, with its file, its log and its condition of readiness.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use roost_testing::Process;
+
+use crate::probe::{Probe, Readiness};
+
+/// Start to readiness; a database that was killed may have to recover first.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Which tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tier {
+    Gateway,
+    Logic,
+}
+
+/// A process of one tier. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) tier: Tier,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) probe: Probe,
+    file: PathBuf,
+    log: PathBuf,
+    program: PathBuf,
+    process: Process,
+}
+
+/// What a process is started with.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) name: String,
+    pub(crate) tier: Tier,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) probe: Probe,
+    pub(crate) folder: &'a Path,
+    pub(crate) program: &'a Path,
+    pub(crate) text: String,
+}
+
+impl Node {
+    /// Writes the file and starts the process; it is not ready yet.
+    pub(crate) fn start(start: Start<'_>) -> Result<Self> {
+        let Start { name, tier, ports, probe, folder, program, text } = start;
+        let file = folder.join(format!("{name}.toml"));
+        write_secret(&file, &text)?;
+        let log = folder.join(format!("{name}.log"));
+        let process = launch(program, tier, &file, &log);
+        Ok(Self { name, tier, ports, probe, file, log, program: program.to_owned(), process })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Waits until it is ready; its last words when it ends instead.
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
+        let until = Instant::now() + READY_WITHIN;
+        loop {
+            if let Some(status) = self.process.ended() {
+                bail!("{} ended at its start ({status}):\n{}", self.name, self.last_words());
+            }
+            let readiness = self.probe.ask();
+            if readiness == Readiness::Ready {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                bail!(
+                    "{} is not ready within {READY_WITHIN:?}: {readiness}; its log: {}",
+                    self.name,
+                    self.log.display()
+                );
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// kill -9. Returns when it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM; kill -9 when it does not end.
+    pub(crate) fn end(&mut self) {
+        self.process.end();
+    }
+
+    pub(crate) fn pause(&self) {
+        self.process.pause();
+    }
+
+    pub(crate) fn resume(&self) {
+        self.process.resume();
+    }
+
+    /// Starts it again with the same file; it is not ready yet.
+    pub(crate) fn launch_again(&mut self) {
+        self.process.kill();
+        self.process = launch(&self.program, self.tier, &self.file, &self.log);
+    }
+
+    fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let tail = text.floor_char_boundary(text.len().saturating_sub(1_500));
+        text[tail..].to_owned()
+    }
+}
+
+fn launch(program: &Path, tier: Tier, file: &Path, log: &Path) -> Process {
+    let verb = match tier {
+        Tier::Gateway => "gateway",
+        Tier::Logic => "logic",
+    };
+    let mut command = Command::new(program);
+    command.args([verb, "--config"]).arg(file);
+    for (name, _) in std::env::vars_os() {
+        // The file says everything here.
+        if name.to_string_lossy().starts_with("ROOST_") {
+            command.env_remove(name);
+        }
+    }
+    Process::start(&command, log)
+}
+
+/// The file holds keys: its owner alone reads it.
+fn write_secret(file: &Path, text: &str) -> Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)?
+        .write_all(text.as_bytes())?;
+    Ok(())
+}
