@@ -9,15 +9,19 @@
 //! A further service is a file that knows its package, its command line and its condition of readiness; everything else is in
 //! [`process`] and [`host`].
 
+pub mod etcd;
 pub mod host;
 pub mod mariadb;
 pub mod postgresql;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;
+pub mod zookeeper;
 
+pub use etcd::Etcd;
 pub use mariadb::MariaDb;
 pub use postgresql::PostgreSql;
 pub use process::Process;
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
+pub use zookeeper::ZooKeeper;
