@@ -2,7 +2,9 @@
 //!
 //! Placement is a wish, the route is the truth: deliveries follow routes only.
 
+mod etcd;
 pub mod redis;
+mod registry;
 pub mod ring;
 pub mod static_list;
 
@@ -11,6 +13,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use redis::{RedisRoutes, RouteTable, RoutesConfig};
+pub use registry::config::{MembershipConfig, RegistryKind};
+pub use registry::ring_watch::RingWatch;
+pub use registry::status::RegistryStatus;
+pub use registry::{Registry, RegistryError};
 pub use ring::{Member, Ring, RingError};
 pub use static_list::{StaticList, StaticListError};
 
