@@ -17,6 +17,7 @@ pub use network::{Faults, PeerId, PeerRead, SimulatedNetwork};
 use std::cell::RefMut;
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,8 @@ pub struct SimulatedIo {
     shard: usize,
     /// Ordered, so that a run does not depend on a hash.
     connections: BTreeMap<u32, Connection>,
+    /// Empty between collections.
+    indexes: Vec<u32>,
     buffers: Vec<Vec<u8>>,
     free_buffers: Vec<u16>,
     counters: IoCounters,
@@ -59,6 +62,7 @@ impl SimulatedIo {
             network: network.clone(),
             shard,
             connections: BTreeMap::new(),
+            indexes: Vec::new(),
             buffers: vec![vec![0; config.buffer_bytes as usize]; usize::from(config.buffer_count)],
             free_buffers: (0..config.buffer_count).rev().collect(),
             counters: IoCounters::default(),
@@ -82,11 +86,13 @@ impl SimulatedIo {
             let socket = AcceptedSocket { descriptor: socket as u32, address: 0, listener };
             completions.push(Completion::Accepted { socket });
         }
-        let mut indexes: Vec<u32> = self.connections.keys().copied().collect();
+        let mut indexes = mem::take(&mut self.indexes);
+        indexes.extend(self.connections.keys());
         world.rng.shuffle(&mut indexes);
-        for index in indexes {
+        for index in indexes.drain(..) {
             self.collect_connection(index, &mut world, completions);
         }
+        self.indexes = indexes;
     }
 
     fn collect_connection(
@@ -151,7 +157,7 @@ impl SimulatedIo {
                 let buffer = &mut self.buffers[usize::from(id)];
                 let bytes = world.split(available.min(buffer.capacity()));
                 buffer.clear();
-                buffer.extend(world.sockets[socket].to_shard.drain(..bytes));
+                world.sockets[socket].take_to_shard(bytes, buffer);
                 self.counters.receives += 1;
                 self.counters.received_bytes += bytes as u64;
                 let buffer = ReceivedBuffer { id, bytes: bytes as u32 };
