@@ -115,7 +115,7 @@ pub(crate) fn members_come_and_go(server: &dyn Server) {
     wait_ring(&follower, "");
     assert_eq!(metric(&follower, "members"), 0);
     assert!(metric(&follower, "ring_changes_total") >= 6);
-    assert_eq!(follower.status().report().0, true);
+    assert!(follower.status().report().0);
 }
 
 /// A crashed gateway is a member until its lease is over; then its name is free. A stopped one enters itself again.
