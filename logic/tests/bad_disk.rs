@@ -139,3 +139,28 @@ async fn a_full_disk_is_unavailable_until_there_is_room() {
     let again = SqliteStore::open(&disk.0.path().join("roost.db")).await.unwrap();
     assert_eq!(again.inbox_positions(&[("demo".into(), "b".into())]).await.unwrap(), [first + 9]);
 }
+
+/// Most commits carry no mark of the worker and are one statement, whose commit fails after it has done its work.
+#[tokio::test]
+async fn a_commit_of_one_statement_fails_on_a_full_disk() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    };
+    let file = disk.0.path().join("roost.db");
+    let store = SqliteStore::open(&file).await.unwrap();
+    let batch = |seq: u64| {
+        let mut writes = batch_of(seq..=seq, |_| vec![b'x'; 16_000]);
+        writes.worker_mark = None;
+        writes
+    };
+    let mut stored = 0;
+    while store.commit(batch(stored + 1)).await.is_ok() {
+        stored += 1;
+        assert!(stored < 1_000, "16 MB do not fit on a disk of 8 MiB");
+    }
+    assert!(stored > 100, "{stored}");
+    drop(store);
+    let again = SqliteStore::open(&file).await.unwrap();
+    assert_eq!(again.inbox_positions(&[("demo".into(), "b".into())]).await.unwrap(), [stored]);
+}

@@ -5,6 +5,7 @@ pub mod tiers;
 pub mod wire;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -58,10 +59,12 @@ pub struct Options {
     pub wrapper: Vec<OsString>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone)]
 pub enum Stdlog {
     Inherit,
     Discard,
+    /// Appended to.
+    File(PathBuf),
 }
 
 impl Options {
@@ -102,8 +105,13 @@ impl Server {
         let started = Instant::now();
         let mut command = options.command();
         command.stdout(Stdio::piped());
-        if options.log == Stdlog::Discard {
-            command.stderr(Stdio::null());
+        match &options.log {
+            Stdlog::Inherit => {}
+            Stdlog::Discard => _ = command.stderr(Stdio::null()),
+            Stdlog::File(path) => {
+                let file = File::options().create(true).append(true).open(path).expect("a log");
+                command.stderr(file);
+            }
         }
         let mut child = command.spawn().expect("start roost dev");
         let stdout = child.stdout.take().expect("piped");

@@ -214,6 +214,9 @@ pub(super) struct Unseen<'a> {
 
 /// Adds a batch; `false`: something in it exists, and nothing was written.
 ///
+/// It runs to its end, as a query for what it returns would not: SQLite commits after the last row, and a driver that has the rows it
+/// wants drops the error of that.
+///
 /// It is one statement: the driver runs a connection on a thread of its own, and everything that is asked for alone costs two
 /// wake-ups, which on a busy machine is most of the latency. There is one text per size class; keys that a class has room for and the
 /// batch has not are empty, and match nothing.
@@ -248,7 +251,7 @@ async fn insert(
         query = (3 * keys.len()..3 * room).fold(query, |query, _| query.bind(None::<i64>));
     }
     let Some((worker_id, until_ms)) = worker_mark else {
-        return query.fetch_optional(connection).await.map(|row| row.is_some());
+        return query.execute(connection).await.map(|done| done.rows_affected() == 1);
     };
     // Every few seconds.
     let mut transaction = connection.begin().await?;
@@ -260,7 +263,7 @@ async fn insert(
     .bind(until_ms.cast_signed())
     .execute(&mut *transaction)
     .await?;
-    let is_new = query.fetch_optional(&mut *transaction).await?.is_some();
+    let is_new = query.execute(&mut *transaction).await?.rows_affected() == 1;
     transaction.commit().await?;
     Ok(is_new)
 }
@@ -273,8 +276,7 @@ fn text_of(room: usize) -> Arc<str> {
          AND NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN tables.messages m \
          WHERE m.app_id = k.column1 AND m.conversation = k.column2 AND m.seq = k.column3) \
          AND NOT EXISTS (SELECT 1 FROM (VALUES {}) k CROSS JOIN tables.inbox i \
-         WHERE i.app_id = k.column1 AND i.owner = k.column2 AND i.inbox_seq = k.column3) \
-         RETURNING id",
+         WHERE i.app_id = k.column1 AND i.owner = k.column2 AND i.inbox_seq = k.column3)",
         bulk::values(4, room),
         bulk::values(3, room),
         bulk::values(3, 2 * room),
