@@ -82,8 +82,16 @@ fn folders() {
         &["/proc/roost-data", "--data-dir"],
     );
 
-    let server = Server::start(&Options::new(folder.path()));
-    run_fails(Options::new(folder.path()).command(), 1, &["in use", "--data-dir"]);
+    let options = Options::new(folder.path());
+    let server = Server::start(&options);
+    let path = folder.path().to_str().unwrap();
+    run_fails(Options::new(folder.path()).command(), 1, &[path, "in use", "--data-dir"]);
+    // With the same ports too it is the folder that is named: other ports would not help.
+    run_fails(options.command(), 1, &[path, "in use", "--data-dir"]);
+    let is_lock = |name: &String| name.contains("lock");
+    let names = std::fs::read_dir(folder.path()).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(is_lock).collect::<Vec<_>>(), ["roost.lock"]);
     drop(server);
 
     let damaged = tempfile::tempdir().unwrap();

@@ -25,4 +25,4 @@ mod state;
 mod worker;
 
 pub use config::LogicConfig;
-pub use service::{Logic, LogicHandle, Neighbours, StartError};
+pub use service::{Claim, Logic, LogicHandle, Neighbours, StartError};

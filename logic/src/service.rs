@@ -44,7 +44,7 @@ pub enum StartError {
     },
     /// Another process works on the same data.
     #[error(
-        "the data folder {0} is used by another Roost: stop that one, or choose another with --data-dir"
+        "the data folder {0} is in use by another Roost: stop that one, or choose another with --data-dir"
     )]
     DataDirInUse(std::path::PathBuf),
     /// The database cannot be used.
@@ -84,6 +84,12 @@ pub struct Neighbours {
 /// The logic tier of one process.
 #[derive(Debug)]
 pub struct Logic;
+
+/// The data folder is this process's until this is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: std::fs::File,
+}
 
 /// A running logic tier.
 #[derive(Debug)]
@@ -179,6 +185,17 @@ impl Logic {
 }
 
 impl Logic {
+    /// Makes the data folder and takes it, as [`Logic::start`] does: for who opens something else before, and wants to say first that
+    /// the folder is in use. Dropped before the start, which takes it again.
+    ///
+    /// # Errors
+    /// When it cannot be used or is in use; the error says what to do.
+    pub fn claim(config: &LogicConfig) -> Result<Claim, StartError> {
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|cause| StartError::DataDir { folder: config.data_dir.clone(), cause })?;
+        Ok(Claim { _lock: lock(config)? })
+    }
+
     /// Brings the schema of the database up to date, and does nothing else.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 //! The well-known development keys are accepted here, so it listens on loopback unless told otherwise.
 
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use roost_bus::{InProcessBus, SharedBus};
 use roost_gateway::config::{DriverChoice, GatewayConfig};
@@ -69,7 +68,6 @@ enum Driver {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let _lock = claim_folder(&args.data_dir)?;
     let server = Server::start(args)?;
     // Handlers stand before `ready` is printed, so that whoever reads it may already signal.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -97,6 +95,8 @@ struct Server {
 impl Server {
     fn start(args: &Args) -> Result<Self> {
         let mut config = config(args);
+        // Before keys and ports, which a second start on this folder would trip over.
+        let claim = Logic::claim(&config.logic)?;
         let keys = Keys::open(&config.logic, true)?;
         // Kept with the signing key, so that clients resume after a restart.
         config.gateway.resume_secret = keys.resume_secret();
@@ -112,6 +112,7 @@ impl Server {
             ring: Arc::new(ArcSwap::new(Arc::clone(StaticList::alone(NAME, &frames)?.ring()))),
             clock: Clock::System,
         };
+        drop(claim);
         let logic = match Logic::start(config.logic, keys, neighbours, true) {
             Ok(logic) => logic,
             Err(error) => {
@@ -179,7 +180,7 @@ fn config(args: &Args) -> Config {
     gateway.drain.close_after = DRAIN_WITHIN;
     let logic = LogicConfig {
         http_listen: SocketAddr::new(args.host, args.port_base),
-        data_dir: args.data_dir.clone(),
+        data_dir: absolute(&args.data_dir),
         ..LogicConfig::default()
     };
     Config { gateway, logic, ..Config::default() }
@@ -195,24 +196,6 @@ pub(crate) fn verification_keys(keys: &[VerificationKey]) -> Result<Verification
         }
     }
     Ok(verification)
-}
-
-/// Makes the data folder and takes it for this process, until the file is dropped.
-fn claim_folder(folder: &Path) -> Result<File> {
-    let what = || {
-        let path = absolute(folder);
-        format!("cannot use {} as data folder; choose another with --data-dir", path.display())
-    };
-    std::fs::create_dir_all(folder).with_context(what)?;
-    let lock = File::create(folder.join("lock")).with_context(what)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!(
-            "the data folder {} is in use by another roost: stop that one, or choose another with --data-dir",
-            absolute(folder).display()
-        ),
-        Err(TryLockError::Error(error)) => Err(anyhow!(error)).with_context(what),
-    }
 }
 
 fn absolute(path: &Path) -> PathBuf {
