@@ -67,16 +67,18 @@ impl<'s> Sender<'s> {
         self.wire.send("bob", id, client_seq, &body);
         loop {
             let (header, payload) = self.wire.read().expect("an answer");
-            match Frame::decode(header.kind, &payload).expect("a payload") {
-                Frame::SendAck(ack) if ack.client_msg_id == id => {
-                    self.acknowledged.insert(ack.seq, number);
-                    return Ok(());
-                }
-                Frame::SendRefused(refused) if refused.client_msg_id == id => {
-                    assert!(refused.retry_after_ms > 0, "when to try again");
-                    return Err(refused.code);
-                }
-                _ => {}
+            let frame = Frame::decode(header.kind, &payload).expect("a payload");
+            if let Frame::SendAck(ack) = &frame
+                && ack.client_msg_id == id
+            {
+                self.acknowledged.insert(ack.seq, number);
+                return Ok(());
+            }
+            if let Frame::SendRefused(refused) = &frame
+                && refused.client_msg_id == id
+            {
+                assert!(refused.retry_after_ms > 0, "when to try again");
+                return Err(refused.code);
             }
         }
     }
