@@ -58,13 +58,6 @@ fn survives_its_database(
     let sent = run_ok(act("send", "alice", &server, &["--to", "bob", "before"]));
     assert!(sent.contains("acked conversation=s:alice:bob seq=1"), "{sent}");
 
-    // A second logic process on the same database does not start.
-    let (second, ports) = (folder.path().join("second.toml"), [Port::free(), Port::free()]);
-    write_configuration(&second, &broker, [&ports[0], &frames, &ports[1]], url);
-    let mut command = roost();
-    command.args(["logic", "--config"]).arg(&second);
-    run_fails(command, 1, &["another roost logic", "logic.store.url"]);
-
     kill();
     let mut sending = act("send", "alice", &server, &["--to", "bob", "while it was away"]);
     let sending = sending.stdout(Stdio::piped()).spawn().expect("roost send starts");

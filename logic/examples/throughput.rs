@@ -204,7 +204,7 @@ fn main() {
             store.add_users("demo", &names, 1).await.expect("users");
             store.close().await;
         } else {
-            let store = ServerStore::open(&config.store).await.expect("store");
+            let store = ServerStore::open(&config.store, "logic-1", 0).await.expect("store");
             store.add_users("demo", &names, 1).await.expect("users");
             store.close().await;
         }

@@ -21,9 +21,10 @@ documented! {
         name ("name"): String = "logic-1".to_owned();
         /// Address of the HTTP API.
         http_listen ("http_listen"): SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7400));
-        /// Folder of the database and of the key that signs access tokens.
+        /// Folder of the database and of the key that signs access tokens. With a database server, its key counts: that of the first
+        /// process that used it.
         data_dir ("data_dir"): PathBuf = PathBuf::from("roost-data");
-        /// Number of this worker in message ids, 0 to 1023, unique in a cluster.
+        /// Number of this worker in message ids, 0 to 1023. With a database server the next one that no other process has.
         worker_id ("worker_id"): u16 = 0;
         /// Operations that are committed in one transaction.
         batch_operations_max ("batch_operations_max"): usize = 1024;

@@ -37,6 +37,10 @@ pub struct Metrics {
     pub store_failures: Counter,
     /// Batches done again because an identity was stored already.
     pub identity_collisions: Counter,
+    /// Batches done again because of other writers or a lost connection.
+    pub agains: Counter,
+    /// Bodies given back because another process has their partition by now.
+    pub fenced: Counter,
     /// Deliveries returned because nobody takes them for that gateway.
     pub returned: Counter,
     /// Deliveries given up after the bus did not take them.
@@ -62,6 +66,9 @@ impl Default for Metrics {
         let batches = counter("batches", "Batches committed");
         let store_failures = counter("store_failures", "Batches that met an unusable database");
         let identity_collisions = counter("identity_collisions", "Batches done again suspiciously");
+        let agains =
+            counter("agains", "Batches done again, because of others or a lost connection");
+        let fenced = counter("fenced", "Bodies given back, because another process has them");
         let returned = counter("returned", "Deliveries returned by the bus");
         let abandoned = counter("abandoned", "Deliveries given up");
         let reads = counter("reads", "Requests and digest checks answered");
@@ -84,6 +91,8 @@ impl Default for Metrics {
             commit_seconds,
             store_failures,
             identity_collisions,
+            agains,
+            fenced,
             returned,
             abandoned,
             reads,

@@ -104,8 +104,8 @@ pub struct LogicHandle {
     http: Option<JoinHandle<()>>,
     store: Opened,
     runtime: Option<Runtime>,
-    /// Held as long as the database may be written.
-    _lock: std::fs::File,
+    /// Held as long as the database in the data folder may be written.
+    _lock: Option<std::fs::File>,
 }
 
 impl Logic {
@@ -115,7 +115,7 @@ impl Logic {
     /// When something cannot be used; the error says what to do.
     pub fn start(
         config: LogicConfig,
-        keys: Keys,
+        mut keys: Keys,
         neighbours: Neighbours,
         is_dev: bool,
     ) -> Result<LogicHandle, StartError> {
@@ -127,6 +127,7 @@ impl Logic {
         let opening = runtime(0)?;
         let now_ms = neighbours.clock.now_ms();
         let store = opening.block_on(open_store(&config, is_dev, now_ms))?;
+        keys.sign_with(opening.block_on(store.signing_seed(keys.signing_seed()))?);
         let (stop_http, http_stopped) = watch::channel(false);
         let (stop_worker, worker_stopped) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
@@ -251,9 +252,12 @@ fn finish(thread: Option<JoinHandle<()>>) {
     }
 }
 
-/// The state of a worker is right only while nobody else writes: two processes on one folder are refused. The kernel gives the lock
-/// back however the process ends.
-fn lock(config: &LogicConfig) -> Result<std::fs::File, StartError> {
+/// With SQLite the state of a worker is right only while nobody else writes: two processes on one folder are refused. The kernel gives
+/// the lock back however the process ends.
+fn lock(config: &LogicConfig) -> Result<Option<std::fs::File>, StartError> {
+    if !config.store.url.is_empty() {
+        return Ok(None);
+    }
     let folder = || config.data_dir.clone();
     let file = std::fs::OpenOptions::new()
         .create(true)
@@ -262,7 +266,7 @@ fn lock(config: &LogicConfig) -> Result<std::fs::File, StartError> {
         .open(config.data_dir.join("roost.lock"))
         .map_err(|cause| StartError::DataDir { folder: folder(), cause })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::DataDirInUse(folder())),
         Err(std::fs::TryLockError::Error(cause)) => {
             Err(StartError::DataDir { folder: folder(), cause })

@@ -1,10 +1,12 @@
 //! What the worker remembers of the rows it owns, and the changes a batch makes to them.
 //!
 //! Counters, cursors and watermarks stay here between batches, so that a usual batch reads nothing at all. That is right
-//! while this worker is the only writer of its partitions and of the inboxes it fills, which one worker on one SQLite file is.
-//! Whenever that may have been untrue (a commit failed, an identity collided, partitions moved) everything is forgotten by
-//! [`State::forget`] and read again. With several workers on one database, inbox counters are shared across partitions: then
-//! users and watermarks are loaded under lock in every batch and only conversations and cursors may stay here.
+//! while this worker is the only writer of its partitions. Whenever that may have been untrue (a commit failed, an identity
+//! collided, partitions moved) everything is forgotten by [`State::forget`] and read again.
+//!
+//! With several workers on one database, what is remembered of other partitions is a lower bound: counters only rise. A
+//! position beyond it has the row read again. Inboxes belong to no partition: whoever adds to them has them locked and
+//! loaded in that batch ([`LoadKeys::inboxes`]).
 //!
 //! The values change as handlers run; rows are collected once per batch by [`State::take_writes`].
 
@@ -120,6 +122,11 @@ impl State {
             self.conversations.insert(key, Conversation { last_seq: row.last_seq });
         }
         for row in loaded.users {
+            let user = User { exists: true, last_inbox_seq: row.last_inbox_seq };
+            self.users.insert(Key([row.app, row.user]), user);
+        }
+        // Read under lock, after the users.
+        for row in loaded.inboxes {
             let user = User { exists: true, last_inbox_seq: row.last_inbox_seq };
             self.users.insert(Key([row.app, row.user]), user);
         }

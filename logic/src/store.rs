@@ -7,8 +7,9 @@
 //!   written.
 //! * Reads see every commit that returned before they began, and never wait for a writer.
 //!
-//! Counters are written as absolute values by the one worker of a database: an adapter refuses to open what another process works on.
-//! Several workers would need conversations, then owners, locked in key order from [`Store::load`] to the commit; no adapter does so.
+//! Counters are written as absolute values. SQLite has one worker, and refuses another process. A database server may have several:
+//! there a batch is [`Store::begin`], loads, and a commit or [`Store::end`]; partitions have owners, whose epochs every commit checks, and
+//! counters of inboxes, which belong to no partition, are locked from the load to the commit.
 
 pub(crate) mod key;
 pub(crate) mod opened;
@@ -42,6 +43,21 @@ pub enum StoreError {
     /// The statement itself failed: a defect in Roost, or a value no column takes.
     #[error("the database refused: {0}")]
     Refused(String),
+    /// Other writers, or a lost connection, came in between. The same batch may be begun again at once; what is remembered is void.
+    #[error("the batch has to be done again: {0}")]
+    Again(String),
+    /// Another worker has taken these partitions over since: nothing of the batch was written, and what is remembered is void.
+    #[error("partitions {0:?} of the bus belong to another logic process by now")]
+    Fenced(Vec<u16>),
+}
+
+/// What is remembered is void: other processes may have written since. Message ids are made anew, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// The worker id that this process has alone.
+    pub worker_id: u16,
+    /// As of [`Store::worker_mark`].
+    pub mark_ms: u64,
 }
 
 /// Where two users' single chat, or later a group's messages, are looked up by identity.
@@ -59,6 +75,20 @@ pub struct IdentityKey {
 
 /// An adapter of the store.
 pub trait Store: Send + Sync {
+    /// Begins a batch with operations of these partitions, ascending: takes those over that this process does not own yet. `Some`: forget
+    /// first. Without other processes there is nothing to do.
+    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Option<Renewed>>> {
+        _ = partitions;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+    /// Ends a batch that writes nothing.
+    fn end(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    /// Whether other processes write, too: then [`LoadKeys::inboxes`] have to be asked in every batch.
+    fn is_shared(&self) -> bool {
+        false
+    }
     /// The rows behind `keys`; absent ones are left out.
     fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>>;
     /// Writes a batch, durably, all or nothing.

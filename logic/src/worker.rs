@@ -80,6 +80,27 @@ struct Body {
     only_watermarks: bool,
 }
 
+/// Bodies, ascending, that were not done completely.
+#[derive(Debug, Default)]
+struct Failed {
+    bodies: Vec<usize>,
+    is_given_back: bool,
+}
+
+/// Whose operations a batch has, ascending.
+fn partitions(bodies: &[Body]) -> Vec<u16> {
+    let mut partitions: Vec<u16> = bodies.iter().map(|body| body.delivery.partition.0).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    partitions
+}
+
+fn bodies_of(items: &[Item<'_>]) -> Vec<usize> {
+    let mut bodies: Vec<usize> = items.iter().map(|item| item.body).collect();
+    bodies.dedup();
+    bodies
+}
+
 pub(crate) struct Worker {
     store: SharedStore,
     bus: SharedBus,
@@ -213,13 +234,20 @@ impl Worker {
                 }
             });
             let mut outputs = Outputs::new(now_ms);
-            let done = self.attempts.run(&items, now_ms, &mut outputs).await;
+            let done = self.attempts.run(&items, &partitions(&bodies), now_ms, &mut outputs).await;
             let failed = match done {
                 Ok(()) => {
                     self.store_is_back();
-                    Vec::new()
+                    Failed::default()
                 }
-                Err((from, error)) => self.refuse(&items[from..], &mut outputs, &error),
+                Err((from, error @ StoreError::Fenced(_))) => {
+                    tracing::warn!(%error, "bodies are given back");
+                    Failed { bodies: bodies_of(&items[from..]), is_given_back: true }
+                }
+                Err((from, error)) => {
+                    let bodies = self.refuse(&items[from..], &mut outputs, &error);
+                    Failed { bodies, is_given_back: false }
+                }
             };
             (outputs, failed)
         };
@@ -273,18 +301,21 @@ impl Worker {
         }
     }
 
-    /// Hands what was said to the publisher, and keeps bodies with something left to do.
+    /// Hands what was said to the publisher, and keeps bodies with something left to do, or gives them back.
     async fn finish(
         &mut self,
         bodies: Vec<Body>,
-        failed: &[usize],
+        failed: &Failed,
         outputs: Outputs,
         origins: Vec<Arc<str>>,
     ) {
         let mut deliveries = Vec::with_capacity(bodies.len());
         for (index, mut body) in bodies.into_iter().enumerate() {
-            if failed.binary_search(&index).is_err() {
+            if failed.bodies.binary_search(&index).is_err() {
                 deliveries.push(body.delivery);
+            } else if failed.is_given_back {
+                // Dropped: the bus delivers it to whoever has the partition.
+                self.metrics.fenced.inc();
             } else if self.kept.len() < KEPT_BODIES_MAX {
                 body.only_watermarks = true;
                 self.kept.push_back(body);

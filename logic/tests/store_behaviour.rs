@@ -26,7 +26,7 @@ async fn on_server(create: impl Fn(&str) -> String) {
     for (behaviour, run) in BEHAVIOURS {
         eprintln!("{behaviour}");
         let config = StoreConfig { url: create(behaviour), ..StoreConfig::default() };
-        let store = Arc::new(ServerStore::open(&config).await.unwrap());
+        let store = Arc::new(ServerStore::open(&config, "logic-1", 0).await.unwrap());
         run(Arc::<ServerStore>::clone(&store)).await;
         store.close().await;
     }
@@ -80,6 +80,7 @@ fn keys() -> LoadKeys {
                 client_msg_id: [id; 16],
             })
             .into(),
+        ..LoadKeys::default()
     }
 }
 

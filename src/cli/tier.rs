@@ -1,7 +1,7 @@
 //! `roost gateway` and `roost logic`: the two tiers as separate processes, with RabbitMQ between them.
 //!
 //! Everything that can be wrong with the configuration, the broker or a name that is taken is an error before the first client is
-//! accepted. Members are a static list; one logic process has the database.
+//! accepted. Members are a static list; logic processes divide the partitions of the bus.
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::roost;
 
-const SECRET: &str = "the secret of the shop's own server, long enough";
+pub const SECRET: &str = "the secret of the shop's own server, long enough";
+pub const API_KEY: &str = "the API key of the shop's own server, long enough";
 
 /// A process of one tier, killed when the test ends.
 pub struct Tier(Child);
@@ -20,6 +21,12 @@ impl Drop for Tier {
 }
 
 impl Tier {
+    /// As `kill -SIGNAL`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
+        assert!(status.expect("kill").success());
+    }
+
     pub fn start(tier: &str, config: &Path) -> Self {
         let mut command = roost();
         command.args([tier, "--config"]).arg(config).stdout(Stdio::piped());
@@ -35,7 +42,7 @@ impl Tier {
 /// The configuration of the app and its key.
 pub fn app() -> String {
     format!(
-        "[[logic.apps]]\nid = \"shop\"\n[[logic.apps.keys]]\nid = \"shop-1\"\nalgorithm = \"HS256\"\nsecret = {SECRET:?}\n"
+        "[[logic.apps]]\nid = \"shop\"\napi_keys = [{API_KEY:?}]\n[[logic.apps.keys]]\nid = \"shop-1\"\nalgorithm = \"HS256\"\nsecret = {SECRET:?}\n"
     )
 }
 

@@ -12,9 +12,9 @@ use roost_protocol::topology::StableHash;
 use tokio::time::Instant;
 
 /// How often a worker says that it lives.
-pub(super) const HELLO_INTERVAL: Duration = Duration::from_millis(400);
+pub(super) const HELLO_INTERVAL: Duration = Duration::from_millis(150);
 /// After this silence its partitions are divided over the others.
-const SILENT_MAX: Duration = Duration::from_millis(1600);
+const SILENT_MAX: Duration = Duration::from_millis(600);
 
 /// What workers tell each other.
 #[derive(Debug, Clone, PartialEq, Eq)]

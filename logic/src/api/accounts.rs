@@ -150,9 +150,11 @@ pub(crate) async fn register(
     };
     api.store.register(app, &account).await.map_err(|error| match error {
         StoreError::Duplicate(_) => Problem::new(Code::Conflict, "this user exists already"),
-        error @ (StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Refused(_)) => {
-            error.into()
-        }
+        error @ (StoreError::Unavailable(_)
+        | StoreError::Again(_)
+        | StoreError::Fenced(_)
+        | StoreError::Damaged(_)
+        | StoreError::Refused(_)) => error.into(),
     })?;
     Ok((StatusCode::CREATED, Json(api.pair(app, user).await?)))
 }

@@ -118,7 +118,9 @@ impl From<StoreError> for Problem {
         tracing::error!(%error, "a request met the database's error");
         match error {
             // Paths and messages of the database are for the operator's log.
-            StoreError::Unavailable(_) => Self::new(Code::Unavailable, "the database is away"),
+            StoreError::Unavailable(_) | StoreError::Again(_) | StoreError::Fenced(_) => {
+                Self::new(Code::Unavailable, "the database is away")
+            }
             StoreError::Duplicate(_) => Self::new(Code::Conflict, "exists already"),
             StoreError::Damaged(_) | StoreError::Refused(_) => {
                 Self::new(Code::Internal, "the database failed")

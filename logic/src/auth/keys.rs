@@ -80,6 +80,7 @@ impl std::fmt::Debug for KeyMaterial {
 pub struct Keys {
     signing: SigningKey,
     signing_id: String,
+    /// The own one first.
     verification: Vec<VerificationKey>,
     /// SHA-256 of the API key to the app: looked up by hash, so that timing tells nothing.
     api_keys: HashMap<[u8; 32], String>,
@@ -102,16 +103,11 @@ impl Keys {
     /// When the folder cannot be used, or a key is none.
     pub fn open(config: &LogicConfig, is_dev: bool) -> Result<Self, KeysError> {
         let signing = signing_key(&config.data_dir)?;
-        let public = signing.verifying_key().to_bytes();
-        let signing_id = hex(&Sha256::digest(public)[..8]);
+        let own = own_key(&signing);
         let mut keys = Self {
-            verification: vec![VerificationKey {
-                id: signing_id.clone(),
-                app: None,
-                material: KeyMaterial::Ed25519(public),
-            }],
+            signing_id: own.id.clone(),
+            verification: vec![own],
             signing,
-            signing_id,
             api_keys: HashMap::new(),
             apps: config.apps.iter().map(|app| app.id.clone()).collect(),
         };
@@ -125,6 +121,19 @@ impl Keys {
             keys.add_samples();
         }
         Ok(keys)
+    }
+
+    /// Seed of the signing key.
+    pub(crate) fn signing_seed(&self) -> [u8; 32] {
+        self.signing.to_bytes()
+    }
+
+    /// Signs with the key of this seed from now on, as all processes of the installation do.
+    pub(crate) fn sign_with(&mut self, seed: [u8; 32]) {
+        self.signing = SigningKey::from_bytes(&seed);
+        let own = own_key(&self.signing);
+        self.signing_id.clone_from(&own.id);
+        self.verification[0] = own;
     }
 
     fn add_samples(&mut self) {
@@ -226,6 +235,12 @@ fn material(algorithm: KeyAlgorithm, secret: &str) -> Result<KeyMaterial, &'stat
             .map(KeyMaterial::Ed25519)
             .ok_or("an Ed25519 public key is 32 bytes in base64"),
     }
+}
+
+fn own_key(signing: &SigningKey) -> VerificationKey {
+    let public = signing.verifying_key().to_bytes();
+    let id = hex(&Sha256::digest(public)[..8]);
+    VerificationKey { id, app: None, material: KeyMaterial::Ed25519(public) }
 }
 
 fn signing_key(data_dir: &Path) -> Result<SigningKey, KeysError> {

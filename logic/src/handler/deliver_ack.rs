@@ -16,7 +16,7 @@ use crate::store::LoadKeys;
 /// How far a device's cursor moves before it is written.
 const CURSOR_STEP: u64 = 64;
 
-/// Names the rows that are not remembered.
+/// Names the rows that are not remembered, or not this far: other processes may have added to them.
 pub(crate) fn wanted(
     caller: &Caller<'_>,
     ack: &DeliverAck<'_>,
@@ -24,11 +24,11 @@ pub(crate) fn wanted(
     keys: &mut LoadKeys,
 ) {
     let (app, user) = (caller.app, caller.user.as_str());
-    if !state.users.contains([app, user]) {
+    if state.users.peek([app, user]).is_none_or(|known| known.last_inbox_seq < ack.inbox_seq) {
         keys.users.push((app.into(), user.into()));
     }
-    for (conversation, _) in &ack.watermarks {
-        wanted_watermark(app, caller.user, conversation, state, keys);
+    for watermark in &ack.watermarks {
+        wanted_watermark(app, caller.user, watermark, state, keys);
     }
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn wanted(
 pub(crate) fn wanted_watermark(
     app: &str,
     user: UserId<'_>,
-    conversation: &ConversationId<'_>,
+    (conversation, seq): &(ConversationId<'_>, u64),
     state: &State,
     keys: &mut LoadKeys,
 ) {
@@ -44,7 +44,7 @@ pub(crate) fn wanted_watermark(
         return;
     }
     let text = conversation.to_string();
-    if !state.conversations.contains([app, &text]) {
+    if state.conversations.peek([app, &text]).is_none_or(|known| known.last_seq < *seq) {
         keys.conversations.push((app.into(), text.as_str().into()));
     }
     if !state.watermarks.contains([app, &text, user.as_str()]) {

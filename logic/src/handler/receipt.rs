@@ -14,7 +14,8 @@ pub(crate) fn wanted(
     state: &State,
     keys: &mut LoadKeys,
 ) {
-    deliver_ack::wanted_watermark(caller.app, caller.user, &receipt.conversation, state, keys);
+    let watermark = (receipt.conversation, receipt.seq);
+    deliver_ack::wanted_watermark(caller.app, caller.user, &watermark, state, keys);
 }
 
 /// Merges.

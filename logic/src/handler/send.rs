@@ -77,6 +77,10 @@ pub(crate) fn wanted(input: &Input<'_>, state: &State, keys: &mut LoadKeys, susp
             keys.users.push((app_name(), member.as_str().into()));
         }
     }
+    if keys.locks_inboxes {
+        keys.inboxes.push((app_name(), user.as_str().into()));
+        keys.inboxes.push((app_name(), peer.as_str().into()));
+    }
     let cursor = state.cursors.peek([app, conversation, user.as_str(), device]);
     if cursor.is_none() && session_epoch != 0 {
         keys.cursors.push((app_name(), conversation.into(), user.as_str().into(), device.into()));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::server::ServerStore;
 use super::sqlite::SqliteStore;
-use super::{Result, SharedStore};
+use super::{Result, SharedStore, StoreError};
 use crate::config::LogicConfig;
 
 /// What opens and closes differently; everything else goes over [`super::Store`].
@@ -23,7 +23,8 @@ impl Opened {
             let store = SqliteStore::open(&config.database_file()).await?;
             return Ok(Self::Sqlite(Arc::new(store)));
         }
-        Ok(Self::Server(Arc::new(ServerStore::open(&config.store).await?)))
+        let server = ServerStore::open(&config.store, &config.name, config.worker_id).await?;
+        Ok(Self::Server(Arc::new(server)))
     }
 
     /// As workers and the HTTP server share it.
@@ -32,6 +33,17 @@ impl Opened {
             Self::Sqlite(store) => Arc::<SqliteStore>::clone(store),
             Self::Server(store) => Arc::<ServerStore>::clone(store),
         }
+    }
+
+    /// The seed of the key that signs access tokens: that of a database server, which all processes share, else `ours`.
+    pub(crate) async fn signing_seed(&self, ours: [u8; 32]) -> Result<[u8; 32]> {
+        let Self::Server(store) = self else { return Ok(ours) };
+        let seed = store.agree("signing_key", &ours).await?;
+        <[u8; 32]>::try_from(seed).map_err(|_| {
+            let what = "the row \"signing_key\" of the table installation does not have 32 bytes: restore it from a backup; without it, \
+                        delete it and everybody logs in again";
+            StoreError::Damaged(what.to_owned())
+        })
     }
 
     /// Returns when the runtime of the caller is not needed any more.

@@ -23,6 +23,10 @@ pub struct LoadKeys {
     pub watermarks: Vec<(Name, Name, Name)>,
     /// Messages that may be stored already.
     pub identities: Vec<IdentityKey>,
+    /// Whether `inboxes` are wanted: [`super::Store::is_shared`].
+    pub locks_inboxes: bool,
+    /// `(app, owner)` of inboxes that the batch may add to: locked until it ends. May repeat.
+    pub inboxes: Vec<(Name, Name)>,
 }
 
 impl LoadKeys {
@@ -33,6 +37,7 @@ impl LoadKeys {
             && self.cursors.is_empty()
             && self.watermarks.is_empty()
             && self.identities.is_empty()
+            && self.inboxes.is_empty()
     }
 }
 
@@ -49,6 +54,8 @@ pub struct Loaded {
     pub watermarks: Vec<WatermarkRow>,
     /// Messages with an asked identity.
     pub identities: Vec<(IdentityKey, Placed)>,
+    /// Counters of the locked inboxes.
+    pub inboxes: Vec<UserRow>,
 }
 
 /// Where and how a message was accepted: all of an acknowledgement.

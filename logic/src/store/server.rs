@@ -1,18 +1,20 @@
 //! The store in a database server: MariaDB or MySQL, or PostgreSQL. A commit is one transaction of multi-row statements.
 //!
-//! The worker's counters are right only while nobody else writes, so one session, the *writer*, both loads and commits, and holds a
-//! lock of the server that only one logic process can have: see `writer.rs`. A pool of other sessions answers reads and accounts.
+//! Several logic processes may work on one database. In each, one session, the *writer*, both loads and commits: see `writer.rs`. It
+//! owns the partitions of the bus that this process handles, and a worker id: see `ownership.rs`. A pool of other sessions answers
+//! reads and accounts; they see what is committed, by whichever process.
 //!
 //! Sockets belong to a runtime, and callers come from several that start and end at different times. A thread of the store's own
 //! therefore drives its sockets and timers; [`Entered`] lets a caller's future use them.
 //!
-//! Deliberately absent: TLS to the server, and a queue of commits. Several logic processes on one database are refused.
+//! Deliberately absent: TLS to the server, a queue of commits, and several databases.
 
 mod accounts;
 mod commit;
 mod driver;
 mod error;
 mod load;
+mod ownership;
 mod read;
 mod statement;
 mod writer;
@@ -28,7 +30,7 @@ use tokio::sync::oneshot;
 
 use super::{Account, HistoryRows, RefreshFamily, RefreshToken, Rotation, Store, StoreError};
 use super::{BoxFuture, HistoryRange, InboxMessage, LoadKeys, Loaded, Name, Quarantined, Result};
-use super::{WatermarkRow, Writes};
+use super::{Renewed, WatermarkRow, Writes};
 use driver::{Pool, Row, Statement, Target};
 use error::Place;
 use writer::Writer;
@@ -37,8 +39,8 @@ documented! {
     /// The database. Empty url: SQLite in data_dir, for one host.
     pub struct StoreConfig {
         /// "mysql://USER@HOST:3306/DATABASE" (MariaDB and MySQL) or "postgres://USER@HOST:5432/DATABASE": an existing empty database of
-        /// its own, whose tables USER may create; reached directly, not through a pooler of transactions, and without TLS. One logic
-        /// process at a time works on it.
+        /// its own, whose tables USER may create; reached directly, not through a pooler of transactions, and without TLS. All logic
+        /// processes of a cluster work on it, with the same bus.
         url ("url"): String = String::new();
         /// Password of that user; better in the environment, as ROOST_LOGIC__STORE__PASSWORD.
         password ("password"): String = String::new();
@@ -81,6 +83,9 @@ impl StoreConfig {
     }
 }
 
+/// How often a transaction of the pool is tried that meets deadlocks.
+const ATTEMPTS_MAX: u32 = 5;
+
 /// What a server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
@@ -112,6 +117,10 @@ struct Shared {
     dialect: Dialect,
     target: Target,
     place: Place,
+    /// The process, for whoever looks at the tables.
+    owner: String,
+    /// Which worker id is tried first.
+    worker_id: u16,
     call_timeout: Duration,
     connect_timeout: Duration,
     pool: Pool,
@@ -119,11 +128,11 @@ struct Shared {
 }
 
 impl ServerStore {
-    /// Connects, takes the database for this process and brings its schema up to date.
+    /// Connects, and brings the schema up to date. `owner` names this process; `worker_id` is leased, or the next one that is free.
     ///
     /// # Errors
     /// When it cannot be used; the error says what to do.
-    pub async fn open(config: &StoreConfig) -> Result<Self> {
+    pub async fn open(config: &StoreConfig, owner: &str, worker_id: u16) -> Result<Self> {
         let refused = |what: String| StoreError::Refused(what);
         config.check().map_err(|error| refused(format!("logic.{error}")))?;
         let target = Target::parse(&config.url, &config.password)
@@ -142,6 +151,8 @@ impl ServerStore {
             dialect: target.dialect(),
             place: Place::of(&target),
             target,
+            owner: owner.to_owned(),
+            worker_id,
             call_timeout: config.call_timeout,
             connect_timeout: config.connect_timeout,
             pool,
@@ -166,7 +177,15 @@ impl ServerStore {
         Ok(store)
     }
 
-    /// Ends all sessions and gives the database free.
+    /// The value under `name` that all processes of the installation share: `ours`, unless another process was earlier.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn agree(&self, name: &str, ours: &[u8]) -> Result<Vec<u8>> {
+        self.entered(self.shared.agree(name, ours)).await
+    }
+
+    /// Ends all sessions.
     pub async fn close(&self) {
         self.entered(async {
             self.shared.end_writer().await;
@@ -220,10 +239,16 @@ impl Shared {
         self.in_time(work).await
     }
 
-    /// Rows changed by all statements or none, from the pool.
+    /// Rows changed by all statements or none, from the pool. A deadlock is tried again.
     async fn transact(&self, statements: &[Statement<'_>]) -> Result<u64> {
-        let work = async { self.pool.lend().await?.transact(statements).await };
-        self.in_time(work).await
+        let mut attempts = 1;
+        loop {
+            let work = async { self.pool.lend().await?.transact(statements).await };
+            match self.in_time(work).await {
+                Err(StoreError::Again(_)) if attempts < ATTEMPTS_MAX => attempts += 1,
+                done => return done,
+            }
+        }
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
@@ -241,6 +266,15 @@ impl Shared {
 }
 
 impl Store for ServerStore {
+    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Option<Renewed>>> {
+        self.entered(self.shared.begin(partitions))
+    }
+    fn end(&self) -> BoxFuture<'_, ()> {
+        self.entered(self.shared.end())
+    }
+    fn is_shared(&self) -> bool {
+        true
+    }
     fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>> {
         self.entered(self.shared.load(keys))
     }

@@ -18,6 +18,9 @@ use crate::store::{LoadKeys, Quarantined, SharedStore, StoreError};
 /// Attempts at one range that identities collide in, before it is bisected: the second one looks every identity up.
 const COLLISIONS_MAX: usize = 3;
 
+/// Attempts that other writers or lost connections come between.
+const AGAIN_MAX: usize = 5;
+
 /// The state, and what changes it.
 pub(super) struct Attempts {
     pub(super) state: State,
@@ -47,6 +50,7 @@ impl Attempts {
     pub(super) async fn run(
         &mut self,
         items: &[Item<'_>],
+        partitions: &[u16],
         now_ms: u64,
         outputs: &mut Outputs,
     ) -> Result<(), (usize, StoreError)> {
@@ -54,7 +58,7 @@ impl Attempts {
         while let Some((range, verdict)) = ranges.pop() {
             let Range { start, end } = range;
             let mark = outputs.mark();
-            match self.attempt(&items[range], verdict, now_ms, outputs).await {
+            match self.attempt(&items[range], partitions, verdict, now_ms, outputs).await {
                 Ok(()) => {}
                 Err(Failure::Store(error)) => {
                     outputs.truncate(mark);
@@ -79,24 +83,30 @@ impl Attempts {
     async fn attempt(
         &mut self,
         items: &[Item<'_>],
+        partitions: &[u16],
         verdict: Option<String>,
         now_ms: u64,
         outputs: &mut Outputs,
     ) -> Result<(), Failure> {
         let mut poisoned: Vec<Poison> =
             verdict.map(|reason| Poison { index: 0, reason }).into_iter().collect();
-        let mut collisions = 0;
+        let (mut collisions, mut agains) = (0, 0);
         let mark = outputs.mark();
         loop {
             outputs.truncate(mark);
             self.state.begin();
-            self.load(items, collisions > 0).await.map_err(Failure::Store)?;
-            if let Err(poison) = self.handle(items, &poisoned, now_ms, outputs) {
-                self.state.forget();
-                poisoned.push(poison);
-                continue;
-            }
-            match self.commit(items.len()).await {
+            let done = match self.load(items, partitions, collisions > 0).await {
+                Ok(()) => {
+                    if let Err(poison) = self.handle(items, &poisoned, now_ms, outputs) {
+                        self.state.forget();
+                        poisoned.push(poison);
+                        continue;
+                    }
+                    self.commit(items.len()).await
+                }
+                Err(error) => Err(error),
+            };
+            match done {
                 Ok(()) => break,
                 Err(StoreError::Duplicate(reason)) => {
                     self.metrics.identity_collisions.inc();
@@ -105,8 +115,16 @@ impl Attempts {
                         return Err(Failure::Bisect(reason));
                     }
                 }
+                Err(StoreError::Again(_)) if agains < AGAIN_MAX => {
+                    self.metrics.agains.inc();
+                    agains += 1;
+                    self.state.forget();
+                }
                 Err(StoreError::Refused(reason)) => return Err(Failure::Bisect(reason)),
-                Err(error @ (StoreError::Unavailable(_) | StoreError::Damaged(_))) => {
+                Err(error) => {
+                    if let StoreError::Fenced(_) = error {
+                        self.state.forget();
+                    }
                     return Err(Failure::Store(error));
                 }
             }
@@ -114,8 +132,21 @@ impl Attempts {
         self.quarantine(items, &poisoned, now_ms).await.map_err(Failure::Store)
     }
 
-    async fn load(&mut self, items: &[Item<'_>], suspicious: bool) -> Result<(), StoreError> {
-        let mut keys = LoadKeys::default();
+    async fn load(
+        &mut self,
+        items: &[Item<'_>],
+        partitions: &[u16],
+        suspicious: bool,
+    ) -> Result<(), StoreError> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        if let Some(renewed) = self.store.begin(partitions).await? {
+            self.state.forget();
+            self.ids = MessageIds::new(renewed.worker_id, renewed.mark_ms);
+        }
+        let locks_inboxes = self.store.is_shared();
+        let mut keys = LoadKeys { locks_inboxes, ..LoadKeys::default() };
         let state = &self.state;
         for item in items {
             match &item.operation {
@@ -222,6 +253,7 @@ impl Attempts {
             writes.worker_mark = self.ids.poll_mark();
         }
         if writes.is_empty() {
+            self.store.end().await;
             return Ok(());
         }
         let start = Instant::now();

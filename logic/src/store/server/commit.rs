@@ -70,6 +70,7 @@ impl Shared {
         writes.sort();
         let statements = statements(self.dialect, &writes);
         if statements.is_empty() {
+            self.end().await;
             return Ok(());
         }
         self.write(&statements).await

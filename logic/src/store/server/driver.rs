@@ -16,6 +16,9 @@ use super::{Dialect, statement};
 const STATEMENTS_KEPT: usize = 256;
 /// A transaction that waits longer for another's lock gives up.
 const LOCK_SECONDS: u32 = 5;
+/// A session that stops in the middle of a transaction is ended by the server, before those who wait for its locks give up. MySQL has
+/// no such limit: there the one for idle sessions counts.
+pub(super) const TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(3);
 
 static MYSQL_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/mysql");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -76,6 +79,10 @@ impl Target {
                     .options([
                         ("synchronous_commit", "on".to_owned()),
                         ("lock_timeout", format!("{LOCK_SECONDS}s")),
+                        (
+                            "idle_in_transaction_session_timeout",
+                            format!("{}s", TRANSACTION_IDLE_MAX.as_secs()),
+                        ),
                         // The server notices a host that vanished.
                         ("tcp_keepalives_idle", "10".to_owned()),
                         ("tcp_keepalives_interval", "5".to_owned()),
@@ -141,7 +148,10 @@ async fn prepare(connection: &mut MySqlConnection) -> sqlx::Result<()> {
     for text in [
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned(),
         "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')".to_owned(),
-        format!("SET SESSION innodb_lock_wait_timeout = {LOCK_SECONDS}"),
+        format!(
+            "SET SESSION innodb_lock_wait_timeout = {LOCK_SECONDS} /*M! , idle_transaction_timeout = {} */",
+            TRANSACTION_IDLE_MAX.as_secs()
+        ),
     ] {
         connection.execute(AssertSqlSafe(text)).await?;
     }
@@ -253,7 +263,7 @@ impl Drop for Lent {
 }
 
 /// Whether the server answered, with an error: the connection itself is in order.
-fn is_answer(error: &sqlx::Error) -> bool {
+pub(super) fn is_answer(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some()
 }
 

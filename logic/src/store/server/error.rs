@@ -10,6 +10,7 @@ use sqlx::mysql::MySqlDatabaseError;
 
 use super::driver::Target;
 use super::{Dialect, StoreError};
+use crate::ids::WORKER_ID_MAX;
 
 /// The database in the words of its URL, without the password.
 #[derive(Debug)]
@@ -24,8 +25,10 @@ pub(super) struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Duplicate,
-    /// Lost or overloaded server, lock, deadlock: later it may work.
+    /// Lost or overloaded server, lock: later it may work.
     Away,
+    /// Deadlock: at once it may work.
+    Again,
     Credentials,
     NoDatabase,
     NoPermission,
@@ -60,6 +63,7 @@ impl Place {
         match mysql.map_or_else(|| of_state(&state), of_number) {
             Meaning::Duplicate => StoreError::Duplicate(message.to_owned()),
             Meaning::Away => StoreError::Unavailable(format!("{self}: {message}")),
+            Meaning::Again => StoreError::Again(format!("{self}: {message}")),
             Meaning::Credentials => StoreError::Unavailable(format!(
                 "{self} does not let user {:?} in ({message}): correct the user in logic.store.url, or the password in the environment \
                  variable ROOST_LOGIC__STORE__PASSWORD (key logic.store.password)",
@@ -94,10 +98,10 @@ impl Place {
         StoreError::Unavailable(format!("{self} gave no answer within {timeout:?}"))
     }
 
-    pub(super) fn taken(&self, wait: Duration) -> StoreError {
+    pub(super) fn no_worker_id(&self) -> StoreError {
         StoreError::Unavailable(format!(
-            "{self} is used by another roost logic, and only one at a time can work on a database: stop that one, or use another \
-             database in logic.store.url. If its host vanished a moment ago, the server gives the database free within {wait:?}"
+            "all {} worker ids of {self} are in use: stop some of its logic processes",
+            usize::from(WORKER_ID_MAX) + 1
         ))
     }
 
@@ -142,8 +146,9 @@ fn of_number(number: u16) -> Meaning {
         1045 | 1698 | 1251 | 1130 => Meaning::Credentials,
         1049 => Meaning::NoDatabase,
         1044 | 1142 | 1143 | 1227 => Meaning::NoPermission,
-        // Disk full, connections used up, shutdown, lock timeout, deadlock.
-        1020 | 1021 | 1040 | 1053 | 1114 | 1152 | 1158..=1161 | 1203 | 1205 | 1213 => Meaning::Away,
+        // Disk full, connections used up, shutdown, lock timeout.
+        1020 | 1021 | 1040 | 1053 | 1114 | 1152 | 1158..=1161 | 1203 | 1205 => Meaning::Away,
+        1213 => Meaning::Again,
         // Interrupted, killed, too long, read-only.
         1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 | 4031 => Meaning::Away,
         1034 | 1194 | 1712 | 1932 => Meaning::Damaged,
@@ -160,8 +165,10 @@ fn of_state(state: &str) -> Meaning {
         "55P03" | "25006" => Meaning::Away,
         _ => match state.get(..2) {
             Some("28") => Meaning::Credentials,
-            // Connection, rollback (deadlock), resources, intervention by the operator, system.
-            Some("08" | "40" | "53" | "57" | "58" | "25") => Meaning::Away,
+            // Deadlock and other rollbacks.
+            Some("40") => Meaning::Again,
+            // Connection, resources, intervention by the operator, system.
+            Some("08" | "53" | "57" | "58" | "25") => Meaning::Away,
             Some("XX") if state != "XX000" => Meaning::Damaged,
             Some(_) | None => Meaning::Other,
         },
@@ -174,9 +181,10 @@ mod tests {
 
     #[test]
     fn meanings() {
-        assert_eq!(of_number(1213), Meaning::Away);
+        assert_eq!(of_number(1213), Meaning::Again);
+        assert_eq!(of_number(1205), Meaning::Away);
         assert_eq!(of_number(1064), Meaning::Other);
-        assert_eq!(of_state("40P01"), Meaning::Away);
+        assert_eq!(of_state("40P01"), Meaning::Again);
         assert_eq!(of_state("57P01"), Meaning::Away);
         assert_eq!(of_state("28P01"), Meaning::Credentials);
         assert_eq!(of_state("XX001"), Meaning::Damaged);

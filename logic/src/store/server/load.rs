@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 
 use super::super::{ConversationRow, CursorRow, IdentityKey, Placed, UserRow};
-use super::driver::{Row, Statement, Value};
+use super::driver::{Row, Session, Statement, Value};
 use super::read::{client_msg_id, watermark};
-use super::statement::look_up;
+use super::statement::{Conflict, Table, look_up};
+use super::writer::{Failed, Writer};
 use super::{LoadKeys, Loaded, Name, Result, Shared};
 use Value::{Bytes, Text};
 
 const CONVERSATIONS: &str =
     "SELECT app_id, conversation, last_seq FROM conversations WHERE (app_id, conversation) IN";
-const USERS: &str = "SELECT u.app_id, u.user_id, COALESCE(c.last_inbox_seq, 0) \
+/// A user without a counter has -1.
+const USERS: &str = "SELECT u.app_id, u.user_id, COALESCE(c.last_inbox_seq, -1) \
     FROM users u LEFT JOIN inbox_counters c ON c.app_id = u.app_id AND c.owner = u.user_id \
     WHERE (u.app_id, u.user_id) IN";
 const CURSORS: &str = "SELECT app_id, conversation, sender, device, session_epoch, client_seq FROM send_cursors \
@@ -23,11 +25,20 @@ const IDENTITIES: &str = "SELECT app_id, conversation, sender, client_msg_id, se
 const POSITIONS: &str =
     "SELECT app_id, owner, last_inbox_seq FROM inbox_counters WHERE (app_id, owner) IN";
 
+/// A counter that can be locked.
+static COUNTERS: Table =
+    Table::new("inbox_counters (app_id, owner, last_inbox_seq)", Conflict::Keep);
+
 impl Shared {
-    pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
+    /// On the writer's session. Rows are read as committed; only counters of inboxes are locked.
+    pub(super) async fn load_on(
+        &self,
+        session: &mut Session,
+        writer: &mut Writer,
+        keys: &LoadKeys,
+    ) -> std::result::Result<Loaded, Failed> {
         let conversations =
             look_up(self.dialect, CONVERSATIONS, &keys.conversations, |(a, c)| [Text(a), Text(c)]);
-        let users = look_up(self.dialect, USERS, &keys.users, |(a, u)| [Text(a), Text(u)]);
         let cursors = look_up(self.dialect, CURSORS, &keys.cursors, |(a, c, s, d)| {
             [Text(a), Text(c), Text(s), Text(d)]
         });
@@ -39,24 +50,61 @@ impl Shared {
             [app, conversation, Text(&key.sender), Bytes(&key.client_msg_id)]
         });
         Ok(Loaded {
-            conversations: self.owned(&conversations, conversation).await?,
-            users: self.owned(&users, user).await?,
-            cursors: self.owned(&cursors, cursor).await?,
-            watermarks: self.owned(&watermarks, watermark).await?,
-            identities: self.owned(&identities, identity).await?,
+            conversations: self.rows(session, &conversations, conversation).await?,
+            users: self.users(session, keys).await?,
+            cursors: self.rows(session, &cursors, cursor).await?,
+            watermarks: self.rows(session, &watermarks, watermark).await?,
+            identities: self.rows(session, &identities, identity).await?,
+            inboxes: self.lock_inboxes(session, writer, keys).await?,
         })
     }
 
-    async fn owned<T>(
+    /// Users that exist. Those without a counter get one if it is to be locked: what does not exist yet cannot be.
+    async fn users(
         &self,
-        statements: &[Statement<'_>],
-        read: fn(&Row) -> sqlx::Result<T>,
-    ) -> Result<Vec<T>> {
-        if statements.is_empty() {
+        session: &mut Session,
+        keys: &LoadKeys,
+    ) -> std::result::Result<Vec<UserRow>, Failed> {
+        let users = look_up(self.dialect, USERS, &keys.users, |(a, u)| [Text(a), Text(u)]);
+        let found = self.rows(session, &users, user).await?;
+        let is_absent = |(_, has_counter): &&(_, bool)| !has_counter && keys.locks_inboxes;
+        let mut absent: Vec<&UserRow> =
+            found.iter().filter(is_absent).map(|(row, _)| row).collect();
+        // In one order, so that two processes do not wait for each other.
+        absent.sort_unstable();
+        let mut out = Vec::new();
+        COUNTERS.write(
+            self.dialect,
+            &absent,
+            |row| [Text(&row.app), Text(&row.user), Value::Number(0)],
+            &mut out,
+        );
+        for statement in &out {
+            self.timed(session.link().execute(statement)).await?;
+        }
+        drop(out);
+        Ok(found.into_iter().map(|(row, _)| row).collect())
+    }
+
+    /// Counters of the inboxes that the batch may add to: theirs until it ends.
+    async fn lock_inboxes(
+        &self,
+        session: &mut Session,
+        writer: &mut Writer,
+        keys: &LoadKeys,
+    ) -> std::result::Result<Vec<UserRow>, Failed> {
+        let mut owners: Vec<&(Name, Name)> = keys.inboxes.iter().collect();
+        if owners.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.fetch_owned(statements).await?;
-        self.read(&rows, read)
+        owners.sort_unstable();
+        owners.dedup();
+        let mut locks = look_up(self.dialect, POSITIONS, &owners, |(a, o)| [Text(a), Text(o)]);
+        for lock in &mut locks {
+            lock.text.push_str(" ORDER BY app_id, owner FOR UPDATE");
+        }
+        self.open(session, writer).await?;
+        self.rows(session, &locks, counter).await
     }
 
     pub(super) async fn worker_mark(&self, worker_id: u16) -> Result<u64> {
@@ -91,7 +139,15 @@ fn conversation(row: &Row) -> sqlx::Result<ConversationRow> {
     })
 }
 
-fn user(row: &Row) -> sqlx::Result<UserRow> {
+/// And whether it has a counter.
+fn user(row: &Row) -> sqlx::Result<(UserRow, bool)> {
+    let last = u64::try_from(row.signed(2)?).ok();
+    let last_inbox_seq = last.unwrap_or_default();
+    let user = UserRow { app: name(row, 0)?, user: name(row, 1)?, last_inbox_seq };
+    Ok((user, last.is_some()))
+}
+
+fn counter(row: &Row) -> sqlx::Result<UserRow> {
     Ok(UserRow { app: name(row, 0)?, user: name(row, 1)?, last_inbox_seq: row.number(2)? })
 }
 

@@ -1,143 +1,284 @@
-//! The one session that loads and commits.
+//! The one session of this process that loads and commits, batch by batch.
 //!
-//! It holds a lock of the server (MySQL `GET_LOCK`, PostgreSQL advisory lock) that ends with the session. Nobody without it commits, so
-//! what this process loaded over the session stays true as long as the session lives. When it is lost, another process may have
-//! written before the lock was ours again: the next commit is then refused, which makes the worker forget what it remembers and
-//! load again.
+//! ```text
+//! begin   partitions that this session does not own are taken over: see `ownership.rs`
+//! load    rows; with inboxes a transaction begins, which locks their counters
+//! commit  in that transaction, or one of its own: nothing is written unless all partitions of the batch are still owned
+//! ```
+//! A transaction first reads the owners of its partitions under a shared lock, then locks counters of inboxes in key order, then writes
+//! table by table in key order: processes wait for each other, not in circles. A counter of a conversation is written by the owner of
+//! its partition alone and needs no lock. Whoever stops in the middle of a transaction holds the others up until the server ends its
+//! session after [`driver::TRANSACTION_IDLE_MAX`].
 //!
-//! A server drops the session of a vanished host after [`IDLE_MAX`]; [`Shared::keep_alive`] says more often that this one lives.
+//! What was taken over belongs to the session. When it is lost, partitions are taken over anew, which waits for what the lost session
+//! left, and finds out whether somebody else had them in between.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::driver::{Row, Session, Statement};
-use super::{Dialect, Result, Shared, StoreError};
+use super::driver::{self, Row, Session, Statement};
+use super::{Dialect, LoadKeys, Loaded, Renewed, Result, Shared, StoreError};
 
 /// How often an idle session speaks.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-/// After this long without a word the server ends the session and gives the lock back.
-pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
-/// How long the lock is waited for: a predecessor that was killed holds it until the server noticed.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
-/// How often it is asked for.
-const LOCK_RETRY: Duration = Duration::from_millis(100);
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// After this long without a word the server ends the session.
+const IDLE_MAX: Duration = Duration::from_secs(8);
 
-/// The session, and what the worker does not know about it yet.
+/// The session, and what it has.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     session: Option<Session>,
-    /// The session was lost, and no commit has said so: what the worker remembers may be old.
-    is_untold: bool,
+    /// The id for message ids that it leased.
+    pub(super) worker_id: u16,
+    /// Epochs of the partitions that it took over.
+    pub(super) owned: BTreeMap<u16, u64>,
+    /// The same of sessions that were lost.
+    pub(super) former: BTreeMap<u16, u64>,
+    /// Partitions of the batch under way.
+    batch: Vec<u16>,
+    /// Whether its transaction has begun.
+    is_open: bool,
+}
+
+/// Why a step on the session failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// No answer in time: the session is in the middle of something.
+    Silent,
+    Sql(sqlx::Error),
+    Fenced(Vec<u16>),
+}
+
+impl From<sqlx::Error> for Failed {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl Writer {
+    /// Takes the session out: it is lost unless it is put back.
+    fn take(&mut self) -> Option<Session> {
+        let session = self.session.take();
+        if session.is_none() {
+            self.former.append(&mut self.owned);
+            self.is_open = false;
+        }
+        session
+    }
+}
+
+/// What an error means when the session was lost with it: on another one it may work at once.
+fn again(error: StoreError) -> StoreError {
+    if let StoreError::Unavailable(text) = error { StoreError::Again(text) } else { error }
 }
 
 impl Shared {
-    /// Opens the writer's session for the first time and brings the schema up to date.
+    /// Opens the session for the first time and brings the schema up to date.
     pub(super) async fn start(&self) -> Result<()> {
         let mut writer = self.writer.lock().await;
-        let mut session = self.open_session().await?;
+        let (mut session, worker_id) = self.open_session().await?;
         self.pool.migrate().await.map_err(|error| self.place.migration(error))?;
         self.warn_when_not_durable(&mut session).await?;
         writer.session = Some(session);
+        writer.worker_id = worker_id;
         Ok(())
     }
 
-    /// A session that holds the lock.
-    pub(super) async fn open_session(&self) -> Result<Session> {
+    pub(super) async fn begin(&self, partitions: &[u16]) -> Result<Option<Renewed>> {
+        let mut writer = self.writer.lock().await;
+        let (mut session, is_new) = match writer.take() {
+            Some(session) => (session, false),
+            None => {
+                let (session, worker_id) = self.open_session().await?;
+                writer.worker_id = worker_id;
+                (session, true)
+            }
+        };
+        writer.batch = partitions.to_vec();
+        let done = self.begin_on(&mut session, &mut writer, is_new).await;
+        self.conclude(&mut writer, session, done).await
+    }
+
+    async fn begin_on(
+        &self,
+        session: &mut Session,
+        writer: &mut Writer,
+        is_new: bool,
+    ) -> std::result::Result<Option<Renewed>, Failed> {
+        if std::mem::take(&mut writer.is_open) {
+            // Of a batch that was given up.
+            self.timed(session.link().plain("ROLLBACK")).await?;
+        }
+        let missing = writer.batch.iter().copied().filter(|p| !writer.owned.contains_key(p));
+        let missing: Vec<u16> = missing.collect();
+        if !missing.is_empty() {
+            self.take_over(session, writer, &missing).await?;
+        } else if !is_new {
+            return Ok(None);
+        }
+        let mark_ms = self.mark(session, writer.worker_id).await?;
+        Ok(Some(Renewed { worker_id: writer.worker_id, mark_ms }))
+    }
+
+    pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
+        let mut writer = self.writer.lock().await;
+        let mut session = self.resume(&mut writer).await?;
+        let done = self.load_on(&mut session, &mut writer, keys).await;
+        self.conclude(&mut writer, session, done).await
+    }
+
+    /// Runs `statements` as one transaction, and ends the batch.
+    pub(super) async fn write(&self, statements: &[Statement<'_>]) -> Result<()> {
+        let mut writer = self.writer.lock().await;
+        let mut session = self.resume(&mut writer).await?;
+        let work = async {
+            self.open(&mut session, &mut writer).await?;
+            for statement in statements {
+                self.timed(session.link().execute(statement)).await?;
+            }
+            self.timed(session.link().plain("COMMIT")).await
+        };
+        let done = work.await;
+        if done.is_ok() {
+            writer.is_open = false;
+            writer.batch.clear();
+        }
+        self.conclude(&mut writer, session, done).await
+    }
+
+    /// Ends a batch that writes nothing.
+    pub(super) async fn end(&self) {
+        let mut writer = self.writer.lock().await;
+        writer.batch.clear();
+        if writer.is_open
+            && let Some(mut session) = writer.take()
+        {
+            writer.is_open = false;
+            let done = self.timed(session.link().plain("ROLLBACK")).await;
+            // A session that is lost now is noticed by the next batch.
+            _ = self.conclude(&mut writer, session, done).await;
+        }
+    }
+
+    /// The session of the batch under way.
+    async fn resume(&self, writer: &mut Writer) -> Result<Session> {
+        match writer.take() {
+            Some(session) => Ok(session),
+            None if writer.batch.is_empty() => {
+                let (session, worker_id) = self.open_session().await?;
+                writer.worker_id = worker_id;
+                Ok(session)
+            }
+            None => Err(StoreError::Again(format!("the connection to {} was lost", self.place))),
+        }
+    }
+
+    /// Begins the transaction of the batch, unless it has begun, and makes sure that all its partitions are owned until its end.
+    pub(super) async fn open(
+        &self,
+        session: &mut Session,
+        writer: &mut Writer,
+    ) -> std::result::Result<(), Failed> {
+        if writer.is_open {
+            return Ok(());
+        }
+        self.timed(session.link().plain("BEGIN")).await?;
+        writer.is_open = true;
+        if writer.batch.is_empty() {
+            return Ok(());
+        }
+        let moved = self.moved(session, &writer.owned, &writer.batch).await?;
+        if moved.is_empty() { Ok(()) } else { Err(Failed::Fenced(moved)) }
+    }
+
+    /// Puts the session back when it is in order, after what failed was rolled back.
+    async fn conclude<T>(
+        &self,
+        writer: &mut Writer,
+        mut session: Session,
+        done: std::result::Result<T, Failed>,
+    ) -> Result<T> {
+        let failed = match done {
+            Ok(value) => {
+                writer.session = Some(session);
+                return Ok(value);
+            }
+            Err(failed) => failed,
+        };
+        writer.is_open = false;
+        let error = match failed {
+            Failed::Silent => return Err(self.place.silent(self.call_timeout)),
+            Failed::Fenced(partitions) => {
+                for partition in &partitions {
+                    writer.owned.remove(partition);
+                    writer.former.remove(partition);
+                }
+                StoreError::Fenced(partitions)
+            }
+            Failed::Sql(error) if driver::is_answer(&error) => self.place.error(error),
+            Failed::Sql(error) => return Err(again(self.place.error(error))),
+        };
+        match self.timed(session.link().plain("ROLLBACK")).await {
+            Ok(()) => {
+                writer.session = Some(session);
+                Err(error)
+            }
+            Err(_) => Err(again(error)),
+        }
+    }
+
+    pub(super) async fn timed<T>(
+        &self,
+        work: impl Future<Output = sqlx::Result<T>>,
+    ) -> std::result::Result<T, Failed> {
+        match tokio::time::timeout(self.call_timeout, work).await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(Failed::Silent),
+        }
+    }
+
+    /// What `statements` find, read row by row.
+    pub(super) async fn rows<T>(
+        &self,
+        session: &mut Session,
+        statements: &[Statement<'_>],
+        read: fn(&Row) -> sqlx::Result<T>,
+    ) -> std::result::Result<Vec<T>, Failed> {
+        let mut found = Vec::new();
+        for statement in statements {
+            for row in self.timed(session.link().fetch(statement)).await? {
+                found.push(read(&row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A session that has a worker id.
+    async fn open_session(&self) -> Result<(Session, u16)> {
         let connecting = tokio::time::timeout(self.connect_timeout, self.target.connect());
         let mut session = match connecting.await {
             Ok(connected) => connected.map_err(|error| self.place.unreachable(error))?,
             Err(_) => return Err(self.place.silent(self.connect_timeout)),
         };
-        let end = Instant::now() + LOCK_WAIT;
-        while !self.in_time(self.try_lock(&mut session)).await? {
-            if Instant::now() >= end {
-                session.close().await;
-                return Err(self.place.taken(IDLE_MAX));
-            }
-            tokio::time::sleep(LOCK_RETRY).await;
-        }
-        Ok(session)
-    }
-
-    /// Runs `statements` as one transaction on the writer's session.
-    pub(super) async fn write(&self, statements: &[Statement<'_>]) -> Result<()> {
-        let mut writer = self.writer.lock().await;
-        if std::mem::take(&mut writer.is_untold) {
-            let place = &self.place;
-            return Err(StoreError::Unavailable(format!(
-                "the connection to {place} was lost in between: what was loaded may be old"
-            )));
-        }
-        // Until this call says how it ended: a caller that goes away in the middle leaves it so.
-        writer.is_untold = true;
-        let session = writer.session.take();
-        let (done, session) = self.write_on(session, statements).await;
-        *writer = Writer { session, is_untold: false };
-        done
-    }
-
-    /// Returns the session when it is in order.
-    async fn write_on(
-        &self,
-        session: Option<Session>,
-        statements: &[Statement<'_>],
-    ) -> (Result<()>, Option<Session>) {
-        let opened = match session {
-            Some(session) => Ok(session),
-            None => self.open_session().await,
-        };
-        let mut session = match opened {
-            Ok(session) => session,
-            Err(error) => return (Err(error), None),
-        };
-        let mut link = session.link();
-        let done = self.in_time(async { Ok(link.transact(statements).await) }).await;
-        match done {
-            Ok((done, is_clean)) => {
-                let done = done.map(|_| ()).map_err(|error| self.place.error(error));
-                (done, is_clean.then_some(session))
-            }
-            Err(error) => (Err(error), None),
+        self.in_time(self.limit_idleness(&mut session)).await?;
+        let worker_id = self.in_time(self.lease_worker_id(&mut session)).await?;
+        match worker_id {
+            Some(worker_id) => Ok((session, worker_id)),
+            None => Err(self.place.no_worker_id()),
         }
     }
 
-    /// Fetches on the writer's session: what it returns stays true until the session is lost.
-    pub(super) async fn fetch_owned(&self, statements: &[Statement<'_>]) -> Result<Vec<Row>> {
-        let mut writer = self.writer.lock().await;
-        let mut session = match writer.session.take() {
-            Some(session) => session,
-            None => self.open_session().await?,
-        };
-        // Lost unless all went well.
-        let was_untold = std::mem::replace(&mut writer.is_untold, true);
-        let mut rows = Vec::new();
-        for statement in statements {
-            rows.extend(self.in_time(session.link().fetch(statement)).await?);
-        }
-        *writer = Writer { session: Some(session), is_untold: was_untold };
-        Ok(rows)
-    }
-
-    async fn try_lock(&self, session: &mut Session) -> sqlx::Result<bool> {
-        // The name of a lock is known to the whole MySQL server, and has at most 64 characters.
-        let (idle, lock) = match self.dialect {
-            Dialect::MySql => (
-                format!("SET SESSION wait_timeout = {}", IDLE_MAX.as_secs()),
-                "SELECT CAST(COALESCE(GET_LOCK(CONCAT('roost:', SHA1(DATABASE())), 0), 0) AS SIGNED)",
-            ),
-            // 0x726f6f7374 is "roost". Servers before 14 know no limit for idle sessions; keepalives have to do.
-            Dialect::Postgres => (
-                format!(
-                    "SELECT set_config('idle_session_timeout', '{}s', false) \
-                     WHERE current_setting('server_version_num')::int >= 140000",
-                    IDLE_MAX.as_secs()
-                ),
-                "SELECT CASE WHEN pg_try_advisory_lock(491495846772) THEN 1::bigint ELSE 0::bigint END",
+    async fn limit_idleness(&self, session: &mut Session) -> sqlx::Result<()> {
+        let text = match self.dialect {
+            Dialect::MySql => format!("SET SESSION wait_timeout = {}", IDLE_MAX.as_secs()),
+            // Servers before 14 know no limit for idle sessions; keepalives have to do.
+            Dialect::Postgres => format!(
+                "SELECT set_config('idle_session_timeout', '{}s', false) \
+                 WHERE current_setting('server_version_num')::int >= 140000",
+                IDLE_MAX.as_secs()
             ),
         };
-        let mut link = session.link();
-        link.execute(&Statement::new(&idle, &[])).await?;
-        let rows = link.fetch(&Statement::new(lock, &[])).await?;
-        Ok(rows.first().map(|row| row.number(0)).transpose()? == Some(1))
+        session.link().execute(&Statement::new(&text, &[])).await.map(|_| ())
     }
 
     /// An acknowledged message survives a crash of the server's host only with these settings.
@@ -164,23 +305,25 @@ impl Shared {
         Ok(())
     }
 
-    /// Runs as long as the store: an idle session keeps its lock.
+    /// Runs as long as the store: an idle session stays.
     pub(super) async fn keep_alive(&self) {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
             let mut writer = self.writer.lock().await;
+            if writer.is_open {
+                continue;
+            }
             // When there is none, the next batch opens it.
-            if let Some(session) = &mut writer.session
-                && let Err(error) = self.in_time(session.link().ping()).await
-            {
-                tracing::warn!(%error, "the session that writes was lost");
-                *writer = Writer { session: None, is_untold: true };
+            let Some(mut session) = writer.take() else { continue };
+            match self.timed(session.link().ping()).await {
+                Ok(()) => writer.session = Some(session),
+                Err(error) => tracing::warn!(?error, "the session that writes was lost"),
             }
         }
     }
 
     pub(super) async fn end_writer(&self) {
-        if let Some(session) = self.writer.lock().await.session.take() {
+        if let Some(session) = self.writer.lock().await.take() {
             session.close().await;
         }
     }

@@ -179,6 +179,7 @@ impl Model {
                         client_msg_id: self.messages[&(peer, seq)],
                     })
                     .collect(),
+                ..LoadKeys::default()
             };
             let loaded = store.load(&keys).await.unwrap();
             let counters: Vec<_> = loaded.conversations.iter().map(|c| c.last_seq).collect();

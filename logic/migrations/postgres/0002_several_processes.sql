@@ -1,0 +1,15 @@
+-- Several logic processes on one database.
+
+-- Who handles a partition of the bus. Taking it over raises the epoch under an exclusive lock; each commit reads its partitions under a
+-- shared one, so a former owner never commits.
+CREATE TABLE partition_owner (
+  partition_id BIGINT NOT NULL PRIMARY KEY,
+  epoch BIGINT NOT NULL,
+  owner TEXT COLLATE "C" NOT NULL
+);
+
+-- What all processes of an installation share: "signing_key" is the Ed25519 seed that signs access tokens.
+CREATE TABLE installation (
+  name TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+  value BYTEA NOT NULL
+);

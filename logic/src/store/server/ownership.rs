@@ -1,0 +1,170 @@
+//! What one process has alone: partitions of the bus, and a worker id.
+//!
+//! A partition's row says its epoch. Whoever takes it over raises the epoch under an exclusive lock, which waits for transactions of the
+//! former owner: they hold a shared lock until their end. A former owner that wakes up later finds an epoch that it did not set.
+//!
+//! A worker id is a lock of the session (MySQL `GET_LOCK`, PostgreSQL advisory lock). Message ids become visible by commits of that
+//! session only, and each commit stores a mark above them: who leases the id next goes on above the mark, whatever its clock says.
+
+use std::collections::BTreeMap;
+
+use super::driver::{Session, Statement, Value};
+use super::statement::{Conflict, Table};
+use super::writer::{Failed, Writer};
+use super::{Dialect, Result, Shared};
+use crate::ids::WORKER_ID_MAX;
+use Value::{Bytes, Number, Text};
+
+static OWNERS: Table = Table::new("partition_owner (partition_id, epoch, owner)", Conflict::Keep);
+static INSTALLATION: Table = Table::new("installation (name, value)", Conflict::Keep);
+
+type Done<T> = std::result::Result<T, Failed>;
+
+/// A list of partitions for `IN`. The last one repeats up to a power of two, so that few texts exist.
+fn list(partitions: &[u16]) -> (String, Vec<Value<'static>>) {
+    let count = partitions.len().next_power_of_two();
+    let padding = partitions.last().into_iter().cycle();
+    let padded = partitions.iter().chain(padding).take(count);
+    let values = padded.map(|partition| Number((*partition).into())).collect();
+    (format!("({})", vec!["?"; count].join(",")), values)
+}
+
+impl Shared {
+    /// Makes this session the owner. `Fenced`: another process had some of them since a lost session of ours did.
+    pub(super) async fn take_over(
+        &self,
+        session: &mut Session,
+        writer: &mut Writer,
+        partitions: &[u16],
+    ) -> Done<()> {
+        let mut made = Vec::new();
+        OWNERS.write(
+            self.dialect,
+            partitions,
+            |partition| [Number((*partition).into()), Number(0), Text("")],
+            &mut made,
+        );
+        for statement in &made {
+            self.timed(session.link().execute(statement)).await?;
+        }
+        self.timed(session.link().plain("BEGIN")).await?;
+        let epochs = self.epochs(session, partitions, "FOR UPDATE").await?;
+        let is_moved = |partition: &&u16| {
+            writer.former.get(partition).is_some_and(|ours| epochs.get(partition) != Some(ours))
+        };
+        let moved: Vec<u16> = partitions.iter().filter(is_moved).copied().collect();
+        if !moved.is_empty() {
+            return Err(Failed::Fenced(moved));
+        }
+        let (list, values) = list(partitions);
+        let text = format!(
+            "UPDATE partition_owner SET epoch = epoch + 1, owner = ? WHERE partition_id IN {list}"
+        );
+        let values = [Text(&self.owner)].into_iter().chain(values).collect();
+        self.timed(session.link().execute(&Statement { text, values })).await?;
+        self.timed(session.link().plain("COMMIT")).await?;
+        for (partition, epoch) in epochs {
+            writer.former.remove(&partition);
+            writer.owned.insert(partition, epoch + 1);
+        }
+        tracing::info!(?partitions, "took partitions over");
+        Ok(())
+    }
+
+    /// Which of `partitions` are not as `owned` says; the others stay so until the transaction ends.
+    pub(super) async fn moved(
+        &self,
+        session: &mut Session,
+        owned: &BTreeMap<u16, u64>,
+        partitions: &[u16],
+    ) -> Done<Vec<u16>> {
+        let lock = match self.dialect {
+            // As MariaDB spells it, too.
+            Dialect::MySql => "LOCK IN SHARE MODE",
+            Dialect::Postgres => "FOR SHARE",
+        };
+        let epochs = self.epochs(session, partitions, lock).await?;
+        let is_moved = |partition: &&u16| {
+            let ours = owned.get(partition);
+            ours.is_none() || epochs.get(partition) != ours
+        };
+        Ok(partitions.iter().filter(is_moved).copied().collect())
+    }
+
+    async fn epochs(
+        &self,
+        session: &mut Session,
+        partitions: &[u16],
+        lock: &str,
+    ) -> Done<BTreeMap<u16, u64>> {
+        let (list, values) = list(partitions);
+        let text = format!(
+            "SELECT partition_id, epoch FROM partition_owner WHERE partition_id IN {list} \
+             ORDER BY partition_id {lock}"
+        );
+        let rows = self
+            .rows(session, &[Statement { text, values }], |row| {
+                let partition = u16::try_from(row.number(0)?);
+                Ok((partition.map_err(|e| sqlx::Error::Decode(Box::new(e)))?, row.number(1)?))
+            })
+            .await?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// The configured worker id, or the next one that no other session has.
+    pub(super) async fn lease_worker_id(&self, session: &mut Session) -> sqlx::Result<Option<u16>> {
+        let ask = match self.dialect {
+            // The name of a lock is known to the whole server, and has at most 64 characters.
+            Dialect::MySql => {
+                "SELECT CAST(COALESCE(GET_LOCK(CONCAT('roost:', SHA1(DATABASE()), ':', ?), 0), 0) AS SIGNED)"
+            }
+            // "roos".
+            Dialect::Postgres => {
+                "SELECT CASE WHEN pg_try_advisory_lock(1919905651, CAST(CAST(? AS bigint) AS int)) \
+                 THEN 1::bigint ELSE 0::bigint END"
+            }
+        };
+        let configured = self.worker_id.min(WORKER_ID_MAX);
+        for worker_id in (configured..=WORKER_ID_MAX).chain(0..configured) {
+            let statement = Statement::new(ask, &[Number(worker_id.into())]);
+            let rows = session.link().fetch(&statement).await?;
+            if rows.first().map(|row| row.number(0)).transpose()? == Some(1) {
+                return Ok(Some(worker_id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As of [`super::Store::worker_mark`], after the id was leased.
+    pub(super) async fn mark(&self, session: &mut Session, worker_id: u16) -> Done<u64> {
+        let ask = "SELECT until_ms FROM worker_marks WHERE worker_id = ?";
+        let statement = Statement::new(ask, &[Number(worker_id.into())]);
+        let marks = self.rows(session, &[statement], |row| row.number(0)).await?;
+        Ok(marks.first().copied().unwrap_or_default())
+    }
+
+    /// What was stored under this name first: `ours`, unless another process was earlier.
+    pub(super) async fn agree(&self, name: &str, ours: &[u8]) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let row = [(name, ours)];
+        INSTALLATION.write(self.dialect, &row, |(n, v)| [Text(n), Bytes(v)], &mut out);
+        self.transact(&out).await?;
+        let ask = "SELECT value FROM installation WHERE name = ?";
+        let rows = self.fetch(Statement::new(ask, &[Text(name)])).await?;
+        let found = self.read(&rows, |row| row.bytes(0).map(<[u8]>::to_vec))?;
+        Ok(found.into_iter().next().unwrap_or_else(|| ours.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_have_few_lengths() {
+        assert_eq!(list(&[4]).0, "(?)");
+        let (text, values) = list(&[1, 2, 9]);
+        assert_eq!(text, "(?,?,?,?)");
+        assert!(matches!(values[..], [Number(1), Number(2), Number(9), Number(9)]));
+    }
+}
