@@ -5,13 +5,12 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use roost_loadtest::options::{Command, Options as LoadOptions};
 use roost_loadtest::run::Run;
-use roost_loadtest::scenario::chat;
+use roost_loadtest::scenario::{Conductor, chat};
 use roost_testing::host::Port;
 use roost_testing::{MariaDb, PostgreSql, RabbitMq};
 use serde_json::{Value, json};
@@ -128,7 +127,7 @@ fn load(
     cluster: &Cluster,
     users: u32,
     rate: u32,
-    is_over: &Arc<AtomicBool>,
+    conductor: &Arc<Conductor>,
 ) -> impl FnOnce() -> Run + use<> {
     let arguments = [
         "roost-load".to_owned(),
@@ -147,15 +146,15 @@ fn load(
     let Command::Chat(options) = LoadOptions::try_parse_from(arguments).unwrap().command else {
         panic!("not chat")
     };
-    let is_over = Arc::clone(is_over);
-    let running = std::thread::spawn(move || chat::run_until(options, &is_over).unwrap());
+    let conductor = Arc::clone(conductor);
+    let running = std::thread::spawn(move || chat::run_with(options, &conductor).unwrap());
     move || running.join().unwrap()
 }
 
 /// `kill -9` and SIGSTOP of the processes in turns, under load.
 fn survive(cluster: &mut Cluster, sql: Sql<'_>, kills: usize, stops: usize) {
-    let is_over = Arc::new(AtomicBool::new(false));
-    let ended = load(cluster, 60, 300, &is_over);
+    let conductor = Arc::<Conductor>::default();
+    let ended = load(cluster, 60, 300, &conductor);
     let share = PARTITIONS / 2;
     for logic in [0, 1] {
         wait_owned(sql, SHARED_WITHIN, "each has its share", logic, share);
@@ -163,7 +162,9 @@ fn survive(cluster: &mut Cluster, sql: Sql<'_>, kills: usize, stops: usize) {
     let mut recoveries = Vec::new();
     for kill in 0..kills {
         let (victim, other) = (kill % 2, 1 - kill % 2);
+        let at = Instant::now();
         drop(cluster.logics[victim].take());
+        conductor.record_kill(at, true);
         recoveries.push(wait_owned(sql, KILLED_WITHIN, "a kill", other, PARTITIONS));
         cluster.logics[victim] = Some(Tier::start("logic", &cluster.files[victim]));
         wait_owned(sql, SHARED_WITHIN, "it has its share again", victim, share);
@@ -178,7 +179,7 @@ fn survive(cluster: &mut Cluster, sql: Sql<'_>, kills: usize, stops: usize) {
         tier.signal("-CONT");
         wait_owned(sql, SHARED_WITHIN, "it has its share again", victim, share);
     }
-    is_over.store(true, Ordering::Relaxed);
+    conductor.end();
     let run = ended();
     let verdict = run.verdict.as_ref().expect("messages were sent");
     assert!(verdict.is_pass(), "{verdict}");

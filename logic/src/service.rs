@@ -88,7 +88,7 @@ pub struct Logic;
 /// The data folder is this process's until this is dropped.
 #[derive(Debug)]
 pub struct Claim {
-    _lock: std::fs::File,
+    _lock: Option<std::fs::File>,
 }
 
 /// A running logic tier.

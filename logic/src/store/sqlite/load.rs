@@ -39,7 +39,7 @@ impl SqliteStore {
             self.load_watermarks(keys),
             self.load_identities(keys),
         )?;
-        Ok(Loaded { conversations, users, cursors, watermarks, identities })
+        Ok(Loaded { conversations, users, cursors, watermarks, identities, ..Loaded::default() })
     }
 
     async fn load_conversations(&self, keys: &LoadKeys) -> Result<Vec<ConversationRow>> {
