@@ -125,87 +125,115 @@ fn number() -> impl Strategy<Value = u64> {
     prop_oneof![0u64..6, (i64::MAX as u64 - 3)..=i64::MAX as u64, any::<u64>()]
 }
 
+/// What the frames of a server are made of.
+struct Parts {
+    conversation: ConversationId<'static>,
+    code: RefusalCode,
+    a: u64,
+    b: u64,
+}
+
+impl Parts {
+    fn client_msg_id(&self) -> ClientMsgId {
+        ClientMsgId([self.a as u8 % 3; 16])
+    }
+
+    fn message(&self) -> Message<'static> {
+        Message {
+            conversation: self.conversation,
+            seq: self.a,
+            message_id: self.b,
+            sender: UserId::new("bob").unwrap(),
+            client_msg_id: self.client_msg_id(),
+            kind: MessageKind::TEXT,
+            body: b"x",
+            server_time_ms: self.b,
+        }
+    }
+
+    fn ack(&self) -> SendAck<'static> {
+        SendAck {
+            client_msg_id: self.client_msg_id(),
+            conversation: self.conversation,
+            seq: self.a,
+            message_id: 1,
+            server_time_ms: self.b,
+        }
+    }
+
+    fn refused(&self) -> SendRefused<'static> {
+        SendRefused {
+            client_msg_id: self.client_msg_id(),
+            code: self.code,
+            retry_after_ms: self.a as u32,
+            expected_client_seq: self.b as u32,
+            detail: "",
+        }
+    }
+
+    fn notice(&self, is_hint: bool) -> Notice<'static> {
+        match is_hint {
+            true => {
+                Notice::Hint { conversation: self.conversation, seq: self.a, inbox_seq: self.b }
+            }
+            false => Notice::Digest { inbox_seq: self.a },
+        }
+    }
+
+    fn sync_page(&self) -> Response<'static> {
+        let message = self.message();
+        let entries = vec![(self.b.saturating_sub(1), message), (self.b, message)];
+        Response::SyncPage { entries, latest_inbox_seq: self.a, more: self.a % 2 == 0 }
+    }
+
+    fn history_page(&self) -> Response<'static> {
+        Response::HistoryPage {
+            conversation: self.conversation,
+            messages: vec![self.message(); self.b as usize % 3],
+            latest_seq: self.b,
+            more: self.a % 2 == 0,
+        }
+    }
+
+    fn refused_response(&self) -> Response<'static> {
+        Response::Refused { code: self.code, retry_after_ms: self.a as u32, detail: "" }
+    }
+
+    fn receipt(&self) -> Receipt<'static> {
+        Receipt {
+            conversation: self.conversation,
+            user: Some(UserId::new("bob").unwrap()),
+            kind: ReceiptKind::Read,
+            seq: self.a,
+            by_server: false,
+            server_time_ms: self.b,
+        }
+    }
+
+    fn payload(&self, which: u8) -> (FrameKind, Vec<u8>) {
+        let mut e = Encoder::new();
+        match which {
+            0 => (FrameKind::SendAck, self.ack().payload(&mut e).to_vec()),
+            1 => (FrameKind::SendRefused, self.refused().payload(&mut e).to_vec()),
+            2 | 3 => (FrameKind::Event, self.notice(which == 3).payload(&mut e).to_vec()),
+            4 => (FrameKind::Response, self.sync_page().payload(&mut e).to_vec()),
+            5 => (FrameKind::Response, self.history_page().payload(&mut e).to_vec()),
+            6 => (FrameKind::Response, self.refused_response().payload(&mut e).to_vec()),
+            7 => (FrameKind::Receipt, self.receipt().payload(&mut e).to_vec()),
+            _ => (FrameKind::Deliver, self.message().payload(&mut e).to_vec()),
+        }
+    }
+}
+
 fn valid_frame() -> impl Strategy<Value = Vec<u8>> {
     let conversation = prop::sample::select(vec!["s:alice:bob", "s:alice:carol", "g:team"]);
     let code = prop::sample::select(RefusalCode::ALL);
     (0u8..12, conversation, code, number(), number(), number(), 0u16..5).prop_map(
         |(which, conversation, code, a, b, inbox_seq, correlation)| {
             let conversation = ConversationId::parse(conversation).unwrap();
-            let user = UserId::new("bob").unwrap();
-            let client_msg_id = ClientMsgId([a as u8 % 3; 16]);
-            let message = Message {
-                conversation,
-                seq: a,
-                message_id: b,
-                sender: user,
-                client_msg_id,
-                kind: MessageKind::TEXT,
-                body: b"x",
-                server_time_ms: b,
-            };
-            let mut e = Encoder::new();
-            let expected_client_seq = b as u32;
-            let (kind, payload) = match which {
-                0 => {
-                    let ack = SendAck {
-                        client_msg_id,
-                        conversation,
-                        seq: a,
-                        message_id: 1,
-                        server_time_ms: b,
-                    };
-                    (FrameKind::SendAck, ack.payload(&mut e).to_vec())
-                }
-                1 => {
-                    let refused = SendRefused {
-                        client_msg_id,
-                        code,
-                        retry_after_ms: a as u32,
-                        expected_client_seq,
-                        detail: "",
-                    };
-                    (FrameKind::SendRefused, refused.payload(&mut e).to_vec())
-                }
-                2 => (FrameKind::Event, Notice::Digest { inbox_seq: a }.payload(&mut e).to_vec()),
-                3 => {
-                    let hint = Notice::Hint { conversation, seq: a, inbox_seq: b };
-                    (FrameKind::Event, hint.payload(&mut e).to_vec())
-                }
-                4 => {
-                    let entries = vec![(b.saturating_sub(1), message), (b, message)];
-                    let page =
-                        Response::SyncPage { entries, latest_inbox_seq: a, more: a % 2 == 0 };
-                    (FrameKind::Response, page.payload(&mut e).to_vec())
-                }
-                5 => {
-                    let messages = vec![message; b as usize % 3];
-                    let page = Response::HistoryPage {
-                        conversation,
-                        messages,
-                        latest_seq: b,
-                        more: a % 2 == 0,
-                    };
-                    (FrameKind::Response, page.payload(&mut e).to_vec())
-                }
-                6 => {
-                    let refused = Response::Refused { code, retry_after_ms: a as u32, detail: "" };
-                    (FrameKind::Response, refused.payload(&mut e).to_vec())
-                }
-                7 => {
-                    let receipt = Receipt {
-                        conversation,
-                        user: Some(user),
-                        kind: ReceiptKind::Read,
-                        seq: a,
-                        by_server: false,
-                        server_time_ms: b,
-                    };
-                    (FrameKind::Receipt, receipt.payload(&mut e).to_vec())
-                }
-                _ => (FrameKind::Deliver, message.payload(&mut e).to_vec()),
-            };
-            let inbox_seq =
-                if matches!(kind, FrameKind::Deliver | FrameKind::SendAck) { inbox_seq } else { 0 };
+            let (kind, payload) = Parts { conversation, code, a, b }.payload(which);
+            let has_position = matches!(kind, FrameKind::Deliver | FrameKind::SendAck);
+            let inbox_seq = if has_position { inbox_seq } else { 0 };
             frame(kind as u8, correlation, inbox_seq, &payload)
         },
     )

@@ -211,10 +211,12 @@ async fn work(
 
 /// The broker may be away: a worker tries until it is back.
 async fn join(bus: &SharedBus) -> Box<dyn InboundConsumer> {
+    let until = Instant::now() + DEADLINE;
     loop {
         match bus.consume_inbound().await {
             Ok(consumer) => return consumer,
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => assert!(Instant::now() < until, "the broker stays away: {error}"),
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 
 use roost_protocol::Frame;
-use roost_protocol::frame::connect::Credential;
+use roost_protocol::frame::connect::{Connect, Connected, Credential};
 use roost_protocol::frame::deliver::Message;
 use roost_protocol::frame::event::Event;
 use roost_protocol::frame::request::{Request, Response};
@@ -50,26 +50,8 @@ fn hex(bytes: &[u8]) -> String {
 pub(crate) fn of(frame: &Frame<'_>) -> Vec<(String, String)> {
     let mut fields = Fields::default();
     match frame {
-        Frame::Connect(f) => {
-            let (token, resume) = match f.credential {
-                Credential::Token(token) => (token, ""),
-                Credential::Resume(token) => ("", token),
-            };
-            fields.put("protocol_version", f.protocol_version).put("token", token);
-            fields.put("resume_token", resume).put("device_id", f.device_id);
-            fields.put("device_class", f.device_class as u8).put("client_name", f.client_name);
-            fields.put("last_session_epoch", f.last_session_epoch).put("inbox_seq", f.inbox_seq);
-        }
-        Frame::Connected(f) => {
-            fields.put("session_epoch", f.session_epoch).put("user_id", f.user_id);
-            fields.put("gateway", f.gateway).put("resume_token", f.resume_token);
-            fields.put("server_time_ms", f.server_time_ms);
-            fields.put("heartbeat_interval_ms", f.heartbeat_interval_ms);
-            fields.put("idle_timeout_ms", f.idle_timeout_ms);
-            fields.put("inflight_sends_max", f.inflight_sends_max);
-            fields.put("frame_bytes_max", f.frame_bytes_max);
-            fields.put("body_bytes_max", f.body_bytes_max);
-        }
+        Frame::Connect(f) => connect_fields(&mut fields, f),
+        Frame::Connected(f) => connected_fields(&mut fields, f),
         Frame::Ping(f) => {
             fields.put("client_time_us", f.client_time_us).put("inbox_seq", f.inbox_seq);
         }
@@ -108,16 +90,7 @@ pub(crate) fn of(frame: &Frame<'_>) -> Vec<(String, String)> {
             fields.put("kind", f.kind as u8).put("seq", f.seq).put("by_server", f.by_server);
             fields.put("server_time_ms", f.server_time_ms);
         }
-        Frame::Event(Event::Digest { inbox_seq }) => {
-            fields.put("kind", 1).put("inbox_seq", inbox_seq);
-        }
-        Frame::Event(Event::Hint { conversation, seq, inbox_seq }) => {
-            fields.put("kind", 2).put("conversation", conversation);
-            fields.put("seq", seq).put("inbox_seq", inbox_seq);
-        }
-        Frame::Event(Event::Unknown(kind)) => {
-            fields.put("kind", kind);
-        }
+        Frame::Event(event) => event_fields(&mut fields, event),
         Frame::Request(request) => request_fields(&mut fields, request),
         Frame::Response(response) => response_fields(&mut fields, response),
         Frame::Redirect(f) => {
@@ -132,6 +105,43 @@ pub(crate) fn of(frame: &Frame<'_>) -> Vec<(String, String)> {
         }
     }
     fields.0
+}
+
+fn connect_fields(fields: &mut Fields, f: &Connect<'_>) {
+    let (token, resume) = match f.credential {
+        Credential::Token(token) => (token, ""),
+        Credential::Resume(token) => ("", token),
+    };
+    fields.put("protocol_version", f.protocol_version).put("token", token);
+    fields.put("resume_token", resume).put("device_id", f.device_id);
+    fields.put("device_class", f.device_class as u8).put("client_name", f.client_name);
+    fields.put("last_session_epoch", f.last_session_epoch).put("inbox_seq", f.inbox_seq);
+}
+
+fn connected_fields(fields: &mut Fields, f: &Connected<'_>) {
+    fields.put("session_epoch", f.session_epoch).put("user_id", f.user_id);
+    fields.put("gateway", f.gateway).put("resume_token", f.resume_token);
+    fields.put("server_time_ms", f.server_time_ms);
+    fields.put("heartbeat_interval_ms", f.heartbeat_interval_ms);
+    fields.put("idle_timeout_ms", f.idle_timeout_ms);
+    fields.put("inflight_sends_max", f.inflight_sends_max);
+    fields.put("frame_bytes_max", f.frame_bytes_max);
+    fields.put("body_bytes_max", f.body_bytes_max);
+}
+
+fn event_fields(fields: &mut Fields, event: &Event<'_>) {
+    match event {
+        Event::Digest { inbox_seq } => {
+            fields.put("kind", 1).put("inbox_seq", inbox_seq);
+        }
+        Event::Hint { conversation, seq, inbox_seq } => {
+            fields.put("kind", 2).put("conversation", conversation);
+            fields.put("seq", seq).put("inbox_seq", inbox_seq);
+        }
+        Event::Unknown(kind) => {
+            fields.put("kind", kind);
+        }
+    }
 }
 
 fn request_fields(fields: &mut Fields, request: &Request<'_>) {
