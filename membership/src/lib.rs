@@ -7,6 +7,7 @@ pub mod redis;
 mod registry;
 pub mod ring;
 pub mod static_list;
+mod zookeeper;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -39,7 +39,7 @@ impl ZooKeeper {
         let port = Port::free();
         let settings = format!(
             "tickTime=200\nminSessionTimeout=400\nmaxSessionTimeout=60000\ndataDir={}\nclientPortAddress=127.0.0.1\n\
-             clientPort={}\nadmin.enableServer=false\n4lw.commands.whitelist=ruok\n",
+             clientPort={}\nadmin.enableServer=false\n4lw.commands.whitelist=srvr\n",
             folder.path().join("data").display(),
             port.number()
         );
@@ -83,19 +83,19 @@ impl ZooKeeper {
         let log = self.folder.path().join("server.log");
         wait_until("ZooKeeper answers", READY_WITHIN, || {
             self.server.must_run(&log);
-            says_imok(self.port.number()).unwrap_or(false)
+            serves(self.port.number()).unwrap_or(false)
         });
     }
 }
 
-/// The answer of a server that serves to its four-letter question.
-fn says_imok(port: u16) -> std::io::Result<bool> {
+/// Whether it says its mode, which it does when it takes sessions; it listens before.
+fn serves(port: u16) -> std::io::Result<bool> {
     let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    socket.write_all(b"ruok")?;
+    socket.write_all(b"srvr")?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer)?;
-    Ok(answer == "imok")
+    Ok(answer.contains("Mode: standalone"))
 }
 
 fn start(folder: &Path) -> Process {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::etcd::Etcd;
 use crate::ring::{Member, Ring};
+use crate::zookeeper::ZooKeeper;
 
 use super::config::{MembershipConfig, RegistryKind};
 use super::entry::Entry;
@@ -28,13 +29,15 @@ const LEASE_SLACK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 enum Adapter {
     Etcd(Etcd),
+    ZooKeeper(ZooKeeper),
 }
 
 impl Adapter {
     fn new(config: &MembershipConfig) -> Result<Self, RegistryError> {
         match config.kind {
             RegistryKind::Etcd => Ok(Self::Etcd(Etcd::new(config)?)),
-            RegistryKind::ZooKeeper | RegistryKind::Static => {
+            RegistryKind::ZooKeeper => Ok(Self::ZooKeeper(ZooKeeper::new(config))),
+            RegistryKind::Static => {
                 Err(RegistryError::Refused("a static list needs no registry".to_owned()))
             }
         }
@@ -44,6 +47,7 @@ impl Adapter {
     async fn renew(&mut self) -> Result<(), RegistryError> {
         match self {
             Self::Etcd(etcd) => etcd.renew().await,
+            Self::ZooKeeper(zookeeper) => zookeeper.renew().await,
         }
     }
 
@@ -51,6 +55,7 @@ impl Adapter {
     async fn entries(&mut self) -> Result<Vec<Entry>, RegistryError> {
         match self {
             Self::Etcd(etcd) => etcd.entries().await,
+            Self::ZooKeeper(zookeeper) => zookeeper.entries().await,
         }
     }
 
@@ -58,6 +63,7 @@ impl Adapter {
     fn has_claim(&self) -> bool {
         match self {
             Self::Etcd(etcd) => etcd.has_claim(),
+            Self::ZooKeeper(zookeeper) => zookeeper.has_claim(),
         }
     }
 
@@ -65,6 +71,7 @@ impl Adapter {
     async fn claim(&mut self, entry: &Entry) -> Result<(), RegistryError> {
         match self {
             Self::Etcd(etcd) => etcd.claim(entry).await,
+            Self::ZooKeeper(zookeeper) => zookeeper.claim(entry).await,
         }
     }
 
@@ -72,6 +79,7 @@ impl Adapter {
     async fn changed(&mut self) -> Result<(), RegistryError> {
         match self {
             Self::Etcd(etcd) => etcd.changed().await,
+            Self::ZooKeeper(zookeeper) => zookeeper.changed().await,
         }
     }
 
@@ -79,6 +87,7 @@ impl Adapter {
     async fn leave(&mut self) -> Result<(), RegistryError> {
         match self {
             Self::Etcd(etcd) => etcd.leave().await,
+            Self::ZooKeeper(zookeeper) => zookeeper.leave().await,
         }
     }
 
@@ -86,6 +95,7 @@ impl Adapter {
     fn lease(&self) -> Duration {
         match self {
             Self::Etcd(etcd) => etcd.lease(),
+            Self::ZooKeeper(zookeeper) => zookeeper.lease(),
         }
     }
 }
