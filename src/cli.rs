@@ -5,6 +5,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod logging;
 pub(crate) mod login;
+mod members;
 pub(crate) mod send;
 pub(crate) mod tail;
 pub(crate) mod tier;

@@ -3,19 +3,25 @@
 //! `ROOST_GATEWAY__LIMITS__CONNECTIONS_MAX=1000` overrides `connections_max` of `[gateway.limits]`: `ROOST_`, then the path in
 //! capitals with `__` between its parts.
 
+use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use roost_bus::BusConfig;
-use roost_config::documented;
+use roost_config::{documented, milliseconds};
 use roost_gateway::config::GatewayConfig;
+use roost_gateway::gateway::ShedPlan;
 use roost_logic::config::LogicConfig;
-use roost_membership::RoutesConfig;
 use roost_membership::ring::{Member, Ring};
+use roost_membership::{MembershipConfig, RoutesConfig};
 
 /// Environment variables with the prefix that are not configuration keys.
 const OTHER_VARIABLES: [&str; 4] =
     ["ROOST_LOG_FORMAT", "ROOST_KEY_SECRET", "ROOST_API_KEY", "ROOST_TOKEN"];
+
+/// Longer than any start of several gateways.
+const SHED_AFTER_MAX: Duration = Duration::from_secs(600);
 
 documented! {
     /// The whole configuration.
@@ -23,8 +29,10 @@ documented! {
         @tables {
             /// What connects the two tiers.
             bus ("bus"): BusConfig;
-            /// The members of a cluster, the same list on every node.
+            /// The gateways of a cluster, the same on every node.
             cluster ("cluster"): ClusterConfig;
+            /// Which gateways there are: the list of [cluster], or a registry in which each gateway enters itself under a lease.
+            membership ("membership"): MembershipConfig;
             /// The route table: which gateway holds sessions of which user. Soft state: it may be lost at any time.
             routes ("routes"): RoutesConfig;
             /// The gateway tier: connections.
@@ -36,17 +44,29 @@ documented! {
 }
 
 documented! {
-    /// The members of a cluster, the same list on every node. `roost dev` needs none.
+    /// The gateways of a cluster, the same on every node. `roost dev` needs none.
     pub struct ClusterConfig {
-        /// Each gateway as "NAME=HOST:PORT": its gateway.name, and where its clients connect.
+        /// Each gateway as "NAME=HOST:PORT": its gateway.name, and where its clients connect. Not used with a registry (membership.kind).
         gateways ("gateways"): Vec<String> = vec!["gw-1=127.0.0.1:7401".to_owned()];
-        /// Whether a gateway sends users that belong to another one there, so that all devices of a user meet. The list is trusted: while a
+        /// Whether a gateway sends users that belong to another one there, so that all devices of a user meet. A static list is trusted: while a
         /// gateway is down, its users are sent to it all the same.
         redirect ("redirect"): bool = false;
+        /// With redirect: how many sessions a second a gateway sends away, on average, that belong to another one since a gateway came, left
+        /// or changed its weight. 0: they stay until they go by themselves.
+        shed_per_second ("shed_per_second"): u32 = 100;
+        /// It begins this long after the change, in milliseconds, or up to half of it earlier: gateways that start together are one change.
+        #[serde(with = "milliseconds")]
+        shed_after ("shed_after_ms"): Duration = Duration::from_secs(2);
     }
 }
 
 impl ClusterConfig {
+    /// How sessions are sent to where they belong, if they are.
+    pub(crate) fn shed(&self) -> Option<ShedPlan> {
+        let per_second = NonZeroU32::new(self.shed_per_second).filter(|_| self.redirect)?;
+        Some(ShedPlan { per_second, settle: self.shed_after })
+    }
+
     /// The gateways of the list.
     pub(crate) fn ring(&self) -> Result<Ring, String> {
         let member = |text: &String| {
@@ -76,7 +96,15 @@ impl Config {
 
     fn check(&self) -> Result<(), (String, String)> {
         self.bus.check().map_err(|e| (format!("bus.{}", e.key), e.problem))?;
-        self.cluster.ring().map_err(|problem| ("cluster.gateways".to_owned(), problem))?;
+        self.membership.check().map_err(|e| (format!("membership.{}", e.key), e.problem))?;
+        if !self.membership.is_used() {
+            self.cluster.ring().map_err(|problem| ("cluster.gateways".to_owned(), problem))?;
+        }
+        let shed_after = self.cluster.shed_after;
+        if shed_after > SHED_AFTER_MAX {
+            let problem = format!("is {}, allowed is 0 to 600000", shed_after.as_millis());
+            return Err(("cluster.shed_after_ms".to_owned(), problem));
+        }
         self.routes.check().map_err(|e| (format!("routes.{}", e.key), e.problem))?;
         self.gateway.check().map_err(|e| (format!("gateway.{}", e.key), e.problem))?;
         self.logic.check().map_err(|e| (format!("logic.{}", e.key), e.problem))

@@ -7,6 +7,7 @@ mod admin;
 mod consumer;
 mod publisher;
 mod routes;
+mod shed;
 
 use std::io;
 use std::net::TcpListener;
@@ -15,12 +16,12 @@ use std::time::Instant;
 
 use roost_bus::{PublishError, SharedBus};
 use roost_membership::redis::RouteTable;
-use roost_membership::{RoutesConfig, RoutesUnavailable};
+use roost_membership::{RingWatch, RoutesConfig, RoutesUnavailable};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clock::{self, CORRECTION_INTERVAL};
-use crate::gateway::{GatewayContext, Status};
+use crate::gateway::{GatewayContext, ShedPlan, Status};
 use crate::metrics::exposition::{Exposition, Sources};
 use crate::router::{Closer, Router, ShardMailboxes};
 use crate::session::changes::SessionChanges;
@@ -45,6 +46,7 @@ pub(crate) enum Phase {
 pub(crate) struct Control {
     pub(crate) bus: SharedBus,
     pub(crate) routes: Option<(RoutesConfig, Arc<SessionChanges>)>,
+    pub(crate) shed: Option<(RingWatch, ShedPlan)>,
     pub(crate) context: Arc<GatewayContext>,
     pub(crate) status: Arc<Status>,
     pub(crate) mailboxes: ShardMailboxes,
@@ -83,8 +85,8 @@ impl Control {
         self,
         ready: &mpsc::Sender<Result<(), ControlError>>,
     ) -> Result<(), ControlError> {
-        let Self { bus, routes, context, status, mailboxes, gate, sources, admin, mut phase } =
-            self;
+        let Self { bus, routes, shed, context, status, .. } = self;
+        let Self { mailboxes, gate, sources, admin, mut phase, .. } = self;
         let name = context.config.name.clone();
         let consumer = bus.consume_outbound(&name).await.map_err(ControlError::Bus)?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(ControlError::System)?;
@@ -111,6 +113,9 @@ impl Control {
             Some((config, changes)) => Some(keep_routes(&config, changes, &context, &status)?),
             None => None,
         };
+        if let Some((ring, plan)) = shed {
+            tokio::spawn(shed::run(ring, plan, mailboxes.clone()));
+        }
         let settings = &context.config.inbound;
         let parts = (Closer::new(mailboxes), Arc::clone(&status.control));
         let publisher = Publisher::new(&*bus, &name, settings, (gate, sources), parts);

@@ -11,15 +11,16 @@ mod shards;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use roost_bus::{PublishError, SharedBus};
 use roost_config::ConfigError;
-use roost_membership::{Ring, RoutesConfig, RoutesUnavailable};
+use roost_membership::{RingWatch, RoutesConfig, RoutesUnavailable};
 use roost_protocol::frame::close::Close;
 use roost_protocol::{CloseReason, Encoder};
 use tokio::sync::watch;
@@ -77,6 +78,16 @@ pub struct Status {
     pub capacity: u64,
     is_draining: AtomicBool,
     neighbours: OnceLock<AppendMetrics>,
+    membership: OnceLock<ReportMembership>,
+}
+
+/// Whether new clients are welcome as far as membership is concerned, and one line that says how it is.
+pub struct ReportMembership(pub Box<dyn Fn() -> (bool, String) + Send + Sync>);
+
+impl std::fmt::Debug for ReportMembership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReportMembership")
+    }
 }
 
 /// Appends metrics in the Prometheus text format.
@@ -98,6 +109,15 @@ impl Status {
         if let Some(AppendMetrics(append)) = self.neighbours.get() {
             append(out);
         }
+    }
+
+    /// /readyz shows this too, from now on. Only the first call counts.
+    pub fn show_membership(&self, membership: ReportMembership) {
+        let _ = self.membership.set(membership);
+    }
+
+    pub(crate) fn membership(&self) -> Option<(bool, String)> {
+        self.membership.get().map(|ReportMembership(report)| report())
     }
 
     /// Whether the gateway is leaving.
@@ -180,12 +200,23 @@ pub struct Neighbours {
     /// Where other processes learn which sessions are here. `None`: they need not, or deliveries go to every gateway.
     pub routes: Option<RoutesConfig>,
     /// Users that belong to another gateway of this ring are sent there. `None`: everybody is served.
-    pub ring: Option<Arc<ArcSwap<Ring>>>,
+    pub ring: Option<RingWatch>,
+    /// How those are sent there who belong to another gateway since the ring changed. `None`: they stay until they go by themselves.
+    pub shed: Option<ShedPlan>,
+}
+
+/// See [`Neighbours::shed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShedPlan {
+    /// Sessions of this gateway in a second, on average.
+    pub per_second: NonZeroU32,
+    /// At most this long after a change of the ring it begins, at least half as long.
+    pub settle: Duration,
 }
 
 impl From<SharedBus> for Neighbours {
     fn from(bus: SharedBus) -> Self {
-        Self { bus, routes: None, ring: None }
+        Self { bus, routes: None, ring: None, shed: None }
     }
 }
 
@@ -203,7 +234,7 @@ impl Gateway {
         keys: VerificationKeys,
         neighbours: impl Into<Neighbours>,
     ) -> Result<GatewayHandle, StartError> {
-        let Neighbours { bus, routes, ring } = neighbours.into();
+        let Neighbours { bus, routes, ring, shed } = neighbours.into();
         config.check()?;
         let (driver, driver_reason) =
             Driver::choose(config.io.driver).map_err(StartError::Driver)?;
@@ -224,7 +255,7 @@ impl Gateway {
         let context = Arc::new(GatewayContext {
             handshake: Handshake::new(keys, resume_key(&config)?),
             directory: Arc::new(directory),
-            placement: ring.map(|ring| Placement::new(ring, &config.name)),
+            placement: ring.clone().map(|ring| Placement::new(ring, &config.name)),
             clock: WallClock::system(),
             config,
         });
@@ -246,11 +277,13 @@ impl Gateway {
             capacity,
             is_draining: AtomicBool::new(false),
             neighbours: OnceLock::new(),
+            membership: OnceLock::new(),
         });
         let (phase, phases) = watch::channel(Phase::Run);
         let control = Control {
             bus,
             routes,
+            shed: ring.zip(shed),
             context: Arc::clone(&context),
             status: Arc::clone(&status),
             mailboxes: shards.mailboxes.clone(),

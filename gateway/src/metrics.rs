@@ -130,6 +130,8 @@ counters! {
         pauses: Total,
         /// Batches waiting in the mailbox.
         mailbox_depth: Gauge,
+        /// Sessions sent to the gateway that they belong to since the ring changed.
+        shed: Total,
         /// Connections moved from parked to streaming receive.
         promoted: Total,
         /// Connections moved back to parked receive.

@@ -6,7 +6,7 @@
 //! * It reads no clock but [`Io::now`], once per turn.
 //! * A panic on a shard aborts the process: state that one broken assumption has touched serves nobody. A peer cannot cause one.
 //!
-//! Reading order: [`event_loop`] (a turn), `teardown` (the end of a connection), `drain` (the end of all).
+//! Reading order: [`event_loop`] (a turn), `teardown` (the end of a connection), `drain` (the end of all), `shed` (users that move).
 
 pub(crate) mod context;
 mod drain;
@@ -14,6 +14,7 @@ pub mod event_loop;
 pub mod inbound;
 pub mod mailbox;
 pub mod message;
+mod shed;
 mod teardown;
 pub mod timer_wheel;
 
@@ -37,6 +38,7 @@ use drain::Drain;
 use inbound::InboundQueue;
 use mailbox::Mailbox;
 use message::ShardMessage;
+use shed::Shed;
 use timer_wheel::TimerWheel;
 
 /// Resolution of all timers of connections.
@@ -70,6 +72,7 @@ pub struct Shard<I: Io> {
     mailbox: Mailbox<ShardMessage>,
     context: Context,
     drain: Drain,
+    shed: Shed,
     /// To be flushed at the end of this turn.
     dirty: Vec<ConnectionKey>,
     /// Not read until there is room on the way to logic, longest first.
@@ -109,6 +112,7 @@ impl<I: Io> Shard<I> {
             mailbox,
             context,
             drain: Drain::default(),
+            shed: Shed::default(),
             dirty: Vec::new(),
             waiting: std::collections::VecDeque::new(),
             completions: Vec::new(),

@@ -19,7 +19,7 @@ use roost_bus::in_process::InProcessBus;
 use roost_gateway::config::{DriverChoice, GatewayConfig};
 use roost_gateway::gateway::{Gateway, GatewayHandle, Neighbours, StartError};
 use roost_gateway::session::keys::VerificationKeys;
-use roost_membership::{Member, Ring};
+use roost_membership::{Member, Ring, RingWatch};
 use roost_protocol::frame::ack::{SendAck, SendRefused};
 use roost_protocol::frame::connect::Credential;
 use roost_protocol::frame::deliver::Message;
@@ -322,7 +322,8 @@ fn users_of_another_gateway_are_sent_there(driver: DriverChoice) {
 
     let bus = InProcessBus::new(4);
     let logic = LogicStub::start(bus.shared());
-    let neighbours = Neighbours { ring: Some(Arc::clone(&ring)), ..bus.shared().into() };
+    let neighbours =
+        Neighbours { ring: Some(RingWatch::fixed(Arc::clone(&ring))), ..bus.shared().into() };
     let gateway = Gateway::start(config(driver), keys(), neighbours).unwrap();
     let address = gateway.addresses()[0];
     let rig = Rig { gateway, bus, logic, address };

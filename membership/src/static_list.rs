@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::ring::{Member, Ring, RingError};
 use crate::{BoxFuture, Routes, RoutesUnavailable};
 
@@ -55,22 +57,24 @@ impl StaticList {
     }
 }
 
-/// Routes without a route table: every gateway of the list may hold a session of anybody, so deliveries go to all of them. Each drops
+/// Routes without a route table: every gateway of the ring may hold a session of anybody, so deliveries go to all of them. Each drops
 /// what is not for its own sessions.
 #[derive(Debug, Clone)]
 pub struct EveryGateway {
-    gateways: Vec<Arc<str>>,
+    ring: Arc<ArcSwap<Ring>>,
 }
 
 impl EveryGateway {
-    /// All members of the ring.
-    pub fn of(ring: &Ring) -> Self {
-        Self { gateways: ring.members().iter().map(|member| Arc::clone(&member.name)).collect() }
+    /// All members of the ring, as it is at each question.
+    pub fn of(ring: Arc<ArcSwap<Ring>>) -> Self {
+        Self { ring }
     }
 
     /// The answer for that many users.
     pub(crate) fn answer(&self, users: usize) -> Vec<Vec<Arc<str>>> {
-        vec![self.gateways.clone(); users]
+        let ring = self.ring.load();
+        let gateways: Vec<_> = ring.members().iter().map(|m| Arc::clone(&m.name)).collect();
+        vec![gateways; users]
     }
 }
 

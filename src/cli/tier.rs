@@ -1,7 +1,8 @@
 //! `roost gateway` and `roost logic`: the two tiers as separate processes, with RabbitMQ between them.
 //!
-//! Everything that can be wrong with the configuration, the broker or a name that is taken is an error before the first client is
-//! accepted. Members are a static list; logic processes divide the partitions of the bus.
+//! Everything that can be wrong with the configuration, the broker, the registry of members or a name that is taken is an error before the
+//! first client is accepted. A gateway is a member before it accepts clients, and gets users of its own when it does; it loses them first
+//! when it leaves. Logic processes divide the partitions of the bus.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -9,7 +10,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use arc_swap::ArcSwap;
 use roost_bus::RabbitBus;
 use roost_gateway::gateway::{self, AppendMetrics, Gateway};
 use roost_logic::auth::{self, Keys};
@@ -19,6 +19,7 @@ use roost_membership::static_list::EveryGateway;
 use roost_membership::{RedisRoutes, SharedRoutes};
 
 use super::dev::{EXIT_INTERRUPTED, Signals, verification_keys};
+use super::members::Members;
 use crate::config::Config;
 
 /// Which tier.
@@ -99,25 +100,34 @@ pub(crate) fn run(tier: Tier, args: &Args) -> Result<ExitCode> {
 type Stop = Box<dyn FnOnce() + Send>;
 
 fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
-    let ring = config.cluster.ring().map_err(anyhow::Error::msg)?;
-    if ring.member(&config.gateway.name).is_none() {
-        bail!(
-            "gateway.name is {:?}, but cluster.gateways does not list it: nothing would be delivered here. Add it, or correct the name",
-            config.gateway.name
-        );
-    }
     let keys = auth::app_keys(&config.logic)?;
     if keys.is_empty() {
         bail!(
             "logic.apps names no key, so no token could be verified: add [[logic.apps]] with [[logic.apps.keys]]"
         );
     }
+    let verification = verification_keys(&keys)?;
+    let members = Members::join(&config)?;
     let routes = config.routes.is_used().then_some(config.routes);
-    let ring = config.cluster.redirect.then(|| Arc::new(ArcSwap::from_pointee(ring)));
-    let neighbours = gateway::Neighbours { bus: bus.shared(), routes, ring };
-    let gateway = Gateway::start(config.gateway, verification_keys(&keys)?, neighbours)?;
-    let counters = Arc::clone(bus.counters());
-    gateway.status().show_metrics(AppendMetrics(Box::new(move |out| counters.encode(out))));
+    let ring = config.cluster.redirect.then(|| members.ring().clone());
+    let shed = config.cluster.shed();
+    let neighbours = gateway::Neighbours { bus: bus.shared(), routes, ring, shed };
+    let gateway = match Gateway::start(config.gateway, verification, neighbours) {
+        Ok(gateway) => gateway,
+        Err(error) => {
+            members.leave();
+            return Err(error.into());
+        }
+    };
+    gateway.status().show_membership(members.report());
+    let (counters, registry) = (Arc::clone(bus.counters()), members.status());
+    gateway.status().show_metrics(AppendMetrics(Box::new(move |out| {
+        counters.encode(out);
+        if let Some(registry) = &registry {
+            registry.encode(out);
+        }
+    })));
+    members.open();
     let mut out = std::io::stdout().lock();
     writeln!(out, "driver   {}", gateway.status().driver_reason)?;
     for frames in gateway.addresses() {
@@ -130,17 +140,19 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
     writeln!(out, "ready")?;
     out.flush()?;
     Ok(Box::new(move || {
+        members.close();
         gateway.drain();
+        members.leave();
     }))
 }
 
 fn start_logic(config: Config, bus: &RabbitBus) -> Result<Stop> {
-    let ring = config.cluster.ring().map_err(anyhow::Error::msg)?;
     let keys = Keys::open(&config.logic, false)?;
-    let ring = Arc::new(ArcSwap::from_pointee(ring));
+    let members = Members::follow(&config)?;
+    let ring = Arc::clone(members.ring().shared());
     let routes: SharedRoutes = match config.routes.is_used() {
         true => Arc::new(RedisRoutes::open(&config.routes, Arc::clone(&ring))?),
-        false => Arc::new(EveryGateway::of(&ring.load())),
+        false => Arc::new(EveryGateway::of(Arc::clone(&ring))),
     };
     let neighbours = Neighbours { bus: bus.shared(), routes, ring, clock: Clock::System };
     let logic = Logic::start(config.logic, keys, neighbours, false)?;
@@ -148,5 +160,8 @@ fn start_logic(config: Config, bus: &RabbitBus) -> Result<Stop> {
     writeln!(out, "http     http://{}  (OpenAPI: /v1/openapi.json)", logic.http_address)?;
     writeln!(out, "ready")?;
     out.flush()?;
-    Ok(Box::new(move || logic.join()))
+    Ok(Box::new(move || {
+        logic.join();
+        members.leave();
+    }))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, wait_until};
+use crate::host::{Port, need_package, scratch_folder, wait_until};
 use crate::process::Process;
 
 const SERVER: &str = "/usr/bin/etcd";
@@ -34,8 +34,7 @@ impl Etcd {
     pub fn start() -> Self {
         need_package(SERVER, "etcd-server");
         need_package(CTL, "etcd-client");
-        let folder = tempfile::Builder::new().prefix("roost-etcd-").tempdir();
-        let folder = folder.expect("a scratch folder");
+        let folder = scratch_folder("etcd");
         let (clients, peers) = (Port::free(), Port::free());
         let server = start(folder.path(), &clients, &peers);
         let mut etcd = Self { server, folder, clients, peers, has_accounts: false };
@@ -57,6 +56,16 @@ impl Etcd {
         self.ctl(&["user", "grant-role", "root", "root"]);
         self.ctl(&["auth", "enable"]);
         self.has_accounts = true;
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.server
+    }
+
+    /// Where it listens for clients.
+    pub fn port(&self) -> u16 {
+        self.clients.number()
     }
 
     /// kill -9.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, wait_until};
+use crate::host::{Port, need_package, scratch_folder, wait_until};
 use crate::process::Process;
 
 const JAVA: &str = "/usr/bin/java";
@@ -34,8 +34,7 @@ impl ZooKeeper {
     pub fn start() -> Self {
         need_package(JAVA, "default-jre-headless");
         need_package(JAR, "libzookeeper-java");
-        let folder = tempfile::Builder::new().prefix("roost-zookeeper-").tempdir();
-        let folder = folder.expect("a scratch folder");
+        let folder = scratch_folder("zookeeper");
         let port = Port::free();
         let settings = format!(
             "tickTime=200\nminSessionTimeout=400\nmaxSessionTimeout=60000\ndataDir={}\nclientPortAddress=127.0.0.1\n\
@@ -52,6 +51,16 @@ impl ZooKeeper {
     /// Where clients connect: `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port.number())
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.server
+    }
+
+    /// Where it listens for clients.
+    pub fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// kill -9.

@@ -1,6 +1,7 @@
 //! Starts and stops real `roost` processes for tests, each on its own ports and folder.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its own share")]
 
+pub mod cluster;
 pub mod tiers;
 pub mod wire;
 

@@ -54,7 +54,7 @@ pub fn register(http_port: u16, users: &[&str]) {
     }
 }
 
-fn token(user: &str) -> String {
+pub fn token(user: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
     header.kid = Some("shop-1".to_owned());

@@ -1,6 +1,7 @@
 //! The operator's HTTP: /livez, /readyz and /metrics. On loopback unless configured otherwise: there is no authentication.
 //!
-//! Live means this thread answers. Ready means a new client is welcome: not draining, the bus confirms, there is a free place.
+//! Live means this thread answers. Ready means a new client is welcome: not draining, the bus confirms, there is a free place, and no
+//! other gateway has this one's name.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -52,11 +53,15 @@ fn report(status: &Status, is_verbose: bool) -> (bool, String) {
     let control = &status.control;
     let bus_is_well = control.bus_failing.get() == 0 && control.consumer_open.get() == 1;
     let pause = status.acceptor.pause();
-    let checks = [
+    let membership = status.membership();
+    let mut checks = vec![
         ("draining", !status.is_draining(), if status.is_draining() { "yes" } else { "no" }),
         ("bus", bus_is_well, if bus_is_well { "ok" } else { "does not confirm or deliver" }),
         ("accepting", pause == AcceptPause::None, pause_text(pause)),
     ];
+    if let Some((is_well, text)) = &membership {
+        checks.push(("membership", *is_well, text));
+    }
     let is_ready = checks.iter().all(|(_, is_well, _)| *is_well);
     let mut text = String::from(if is_ready { "ready\n" } else { "not ready\n" });
     if is_verbose {

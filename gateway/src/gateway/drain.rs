@@ -96,7 +96,9 @@ impl Shards {
 fn copy(message: &ShardMessage) -> ShardMessage {
     match message {
         ShardMessage::Drain(plan) => ShardMessage::Drain(*plan),
-        ShardMessage::Shutdown | ShardMessage::Batch(_) => ShardMessage::Shutdown,
+        ShardMessage::Shutdown | ShardMessage::Shed(_) | ShardMessage::Batch(_) => {
+            ShardMessage::Shutdown
+        }
     }
 }
 

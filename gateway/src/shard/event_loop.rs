@@ -106,7 +106,8 @@ impl<I: Io> Shard<I> {
         let now = self.context.time.now;
         let timer = self.wheel.next_deadline().map(|at| at.saturating_duration_since(now));
         let drain = self.drain.next_in();
-        [timer, drain].into_iter().flatten().min().unwrap_or(WAIT_MAX).min(WAIT_MAX)
+        let shed = self.shed.next_in(now);
+        [timer, drain, shed].into_iter().flatten().min().unwrap_or(WAIT_MAX).min(WAIT_MAX)
     }
 
     fn handle(&mut self, completion: Completion) {
@@ -229,6 +230,7 @@ impl<I: Io> Shard<I> {
                     }
                 }
                 Some(ShardMessage::Drain(plan)) => self.begin_drain(&plan),
+                Some(ShardMessage::Shed(plan)) => self.begin_shed(plan),
                 Some(ShardMessage::Shutdown) => self.begin_shutdown(),
             }
         }
@@ -263,6 +265,7 @@ impl<I: Io> Shard<I> {
         }
         self.expired = expired;
         self.continue_drain();
+        self.continue_shed();
     }
 
     fn on_timer(&mut self, key: ConnectionKey) {

@@ -17,6 +17,8 @@ pub enum ShardMessage {
     Batch(Vec<ShardItem>),
     /// The gateway leaves: tell the clients, paced. Only the first one counts. The shard's thread ends when its table is empty.
     Drain(DrainPlan),
+    /// The ring changed: send away who belongs elsewhere, paced.
+    Shed(ShardShedPlan),
     /// Close what is left with `draining` and end the thread.
     Shutdown,
 }
@@ -30,6 +32,13 @@ pub struct DrainPlan {
     pub reconnect_after_max: Duration,
     /// Close(draining) this long after a connection's GO_AWAY.
     pub close_after: Duration,
+}
+
+/// How a shard sends users away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardShedPlan {
+    /// Between two of them, on average.
+    pub pause: Duration,
 }
 
 /// One action on one connection.

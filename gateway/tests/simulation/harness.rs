@@ -15,12 +15,14 @@ use roost_gateway::metrics::ShardCounters;
 use roost_gateway::session::directory::Directory;
 use roost_gateway::session::handshake::Handshake;
 use roost_gateway::session::keys::VerificationKeys;
+use roost_gateway::session::placement::Placement;
 use roost_gateway::session::resume_token::{Resume, ResumeKey};
 use roost_gateway::shard::event_loop::Turn;
 use roost_gateway::shard::inbound::{Gate, InboundSource, InboundTurn, inbound};
 use roost_gateway::shard::mailbox::{MailboxSender, mailbox};
 use roost_gateway::shard::message::{ShardAction, ShardItem, ShardMessage};
 use roost_gateway::shard::{Shard, ShardParts};
+use roost_membership::RingWatch;
 use roost_protocol::envelope::{InboundBatch, InboundBatchBuilder, InboundKind};
 use roost_protocol::frame::close::Close;
 use roost_protocol::frame::connect::{Connect, Credential, DeviceClass};
@@ -72,6 +74,20 @@ impl World {
         faults: Faults,
         change: impl FnOnce(&mut GatewayConfig),
     ) -> Self {
+        Self::build(seed, faults, change, None)
+    }
+
+    /// A gateway that sends users where they belong.
+    pub(crate) fn with_ring(seed: u64, ring: RingWatch) -> Self {
+        Self::build(seed, Faults::NONE, |_| (), Some(Placement::new(ring, "gw")))
+    }
+
+    fn build(
+        seed: u64,
+        faults: Faults,
+        change: impl FnOnce(&mut GatewayConfig),
+        placement: Option<Placement>,
+    ) -> Self {
         let mut config = GatewayConfig { name: "gw".to_owned(), ..GatewayConfig::default() };
         change(&mut config);
         config.check().expect("a usable configuration");
@@ -84,7 +100,7 @@ impl World {
         let gateway = Arc::new(GatewayContext {
             handshake: Handshake::new(VerificationKeys::new(), ResumeKey::new(SECRET)),
             directory: Arc::new(Directory::new(&config.name, config.limits.sessions_per_user_max)),
-            placement: None,
+            placement,
             clock: WallClock::new(network.now(), START_US),
             config,
         });

@@ -14,3 +14,4 @@ mod flow;
 mod harness;
 mod limits;
 mod overload;
+mod shed;

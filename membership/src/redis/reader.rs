@@ -127,7 +127,7 @@ impl RedisRoutes {
     }
 
     fn everywhere(&self, users: &[&str]) -> Answer {
-        EveryGateway::of(&self.ring.load()).answer(users.len())
+        EveryGateway::of(Arc::clone(&self.ring)).answer(users.len())
     }
 }
 
