@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use roost_testing::{MariaDb, PostgreSql, Process, RabbitMq, Redis};
 
 use crate::node::{Node, Start, Tier};
-use crate::plan::{self, Options, Secrets, Services, StoreKind};
+use crate::plan::{self, Secrets, Services, Shape, StoreKind};
 use crate::probe::Probe;
 
 /// Exist from the start, for whoever tries the cluster by hand.
@@ -37,7 +37,7 @@ pub struct Cluster {
     store: Store,
     redis: Redis,
     broker: RabbitMq,
-    options: Options,
+    options: Shape,
     api_key: String,
 }
 
@@ -64,7 +64,7 @@ impl Cluster {
     /// # Errors
     /// When something cannot be started; what was started is gone then.
     pub fn start(
-        options: &Options,
+        options: &Shape,
         folder: &Path,
         roost: &Path,
         say: &mut dyn FnMut(&str),
@@ -76,7 +76,7 @@ impl Cluster {
         let definitions = folder.join("definitions.json");
         std::fs::write(&definitions, plan::DEFINITIONS)?;
         let (broker, redis, store) = std::thread::scope(|scope| {
-            let broker = scope.spawn(|| RabbitMq::start_with_definitions(&definitions));
+            let broker = scope.spawn(RabbitMq::start);
             let redis = scope.spawn(Redis::start);
             let store = Store::start(options.store);
             (broker.join(), redis.join(), store)
@@ -84,6 +84,8 @@ impl Cluster {
         // What went wrong was printed by the panic.
         let broker = broker.map_err(|_| anyhow::anyhow!("RabbitMQ could not be started"))?;
         let redis = redis.map_err(|_| anyhow::anyhow!("Redis could not be started"))?;
+        // Once, as an operator does: imported at every start of the broker they would take the password away again.
+        broker.ctl(&["import_definitions", &definitions.display().to_string()]);
         let broker_password = plan::secret()?;
         broker.ctl(&["change_password", plan::BROKER_USER, &broker_password]);
         let services = Services {
@@ -157,7 +159,7 @@ impl Cluster {
     }
 
     /// Its shape.
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &Shape {
         &self.options
     }
 
@@ -186,6 +188,43 @@ impl Cluster {
     /// The route table.
     pub fn redis(&self) -> &Redis {
         &self.redis
+    }
+
+    pub(crate) fn has_store_server(&self) -> bool {
+        !matches!(self.store, Store::Sqlite)
+    }
+
+    /// The port that a part serves.
+    pub(crate) fn port_of(&self, service: Service) -> u16 {
+        match service {
+            Service::Gateway(index) => self.gateways[index].ports[0],
+            Service::Logic(index) => self.logics[index].ports[0],
+            Service::RabbitMq => self.broker.port(),
+            Service::Redis => self.redis.port(),
+            Service::Store => self.store.part().map_or(0, |part| part.ports[0]),
+        }
+    }
+
+    /// Its process, which is another one after a restart.
+    pub(crate) fn id_of(&self, service: Service) -> u32 {
+        match service {
+            Service::Gateway(index) => self.gateways[index].id(),
+            Service::Logic(index) => self.logics[index].id(),
+            Service::RabbitMq => self.broker.process().id(),
+            Service::Redis => self.redis.process().id(),
+            Service::Store => self.store.part().map_or(0, |part| part.id),
+        }
+    }
+
+    /// As a person names it.
+    pub(crate) fn name_of(&self, service: Service) -> String {
+        match service {
+            Service::Gateway(index) => self.gateways[index].name.clone(),
+            Service::Logic(index) => self.logics[index].name.clone(),
+            Service::RabbitMq => "RabbitMQ".to_owned(),
+            Service::Redis => "Redis".to_owned(),
+            Service::Store => self.store.part().map_or("SQLite".to_owned(), |part| part.name),
+        }
     }
 
     /// kill -9. Returns when it is gone.
@@ -381,7 +420,7 @@ fn again(node: &mut Node) -> Result<()> {
 }
 
 /// A port that is taken is named before anything is started.
-fn check_ports(options: &Options) -> Result<()> {
+fn check_ports(options: &Shape) -> Result<()> {
     let gateways = (0..options.gateways).flat_map(|i| [options.frames(i), options.admin(i)]);
     let logics = (0..options.logic).map(|i| options.http(i));
     for port in gateways.chain(logics) {

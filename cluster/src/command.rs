@@ -1,4 +1,4 @@
-//! The command line: `up`, `status`, `restart` and `down`.
+//! The command line: `up`, `status`, `restart`, `down` and `chaos`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use rustix::process::Signal;
 
-use crate::plan::Options;
+use crate::chaos;
+use crate::plan::Shape;
 use crate::probe::Readiness;
 use crate::state::{Life, State};
 use crate::supervisor::{self, Order, READY};
@@ -33,7 +34,7 @@ enum Verb {
     /// Start every service and every process of Roost; they stay until `down`
     Up {
         #[command(flatten)]
-        options: Options,
+        options: Shape,
         #[command(flatten)]
         place: Place,
     },
@@ -58,11 +59,13 @@ enum Verb {
         #[command(flatten)]
         place: Place,
     },
+    /// Break a cluster of its own under load, and judge what was kept
+    Chaos(chaos::Options),
     /// The process that `up` leaves behind
     #[command(hide = true)]
     Supervise {
         #[command(flatten)]
-        options: Options,
+        options: Shape,
         #[command(flatten)]
         place: Place,
     },
@@ -75,11 +78,20 @@ struct Place {
     folder: PathBuf,
 }
 
-/// Runs the command line.
+/// Runs the command line, with the server's program beside this one.
 ///
 /// # Errors
 /// What went wrong and what to do.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let own = std::env::current_exe()?;
+    run_with(arguments, &own.with_file_name("roost"))
+}
+
+/// The same with the server's program `roost`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(arguments: &Arguments, roost: &Path) -> Result<()> {
     match &arguments.verb {
         Verb::Up { options, place } => up(options, &absolute(&place.folder)?),
         Verb::Status { place } => status(&absolute(&place.folder)?),
@@ -89,14 +101,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             supervisor::order(&folder, Order::Restart)
         }
         Verb::Down { keep, place } => down(&absolute(&place.folder)?, *keep),
-        Verb::Supervise { options, place } => supervisor::run(options, &place.folder, &roost()?),
+        Verb::Chaos(options) => chaos::run(options, existing(roost)?),
+        Verb::Supervise { options, place } => {
+            supervisor::run(options, &place.folder, existing(roost)?)
+        }
     }
 }
 
-/// The server's program, beside this one.
-fn roost() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let roost = own.with_file_name("roost");
+fn existing(roost: &Path) -> Result<&Path> {
     ensure!(
         roost.is_file(),
         "{} is missing: cargo build --release --package roost",
@@ -115,7 +127,7 @@ fn known(folder: &Path) -> Result<State> {
     })
 }
 
-fn up(options: &Options, folder: &Path) -> Result<()> {
+fn up(options: &Shape, folder: &Path) -> Result<()> {
     options.check()?;
     claim(folder)?;
     let path = supervisor::log(folder);
@@ -153,7 +165,7 @@ fn claim(folder: &Path) -> Result<()> {
 }
 
 /// The options as `supervise` reads them.
-fn arguments_of(options: &Options) -> Result<Vec<String>> {
+fn arguments_of(options: &Shape) -> Result<Vec<String>> {
     let mut arguments = Vec::new();
     let serde_json::Value::Object(values) = serde_json::to_value(options)? else {
         bail!("options are an object");

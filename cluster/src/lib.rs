@@ -2,10 +2,12 @@
 //!
 //! * [`Cluster`] owns the processes: it starts, kills, pauses and restarts them, and they end with it.
 //! * [`command`] is the command line: `up` leaves a supervisor behind that owns a cluster until `down`.
+//! * [`chaos`] breaks a cluster under load and lets the history checker judge.
 //!
 //! Services are started by `roost-testing`; configuration and broker definitions come from `deploy/`, so that what an operator copies is
 //! what runs here.
 
+pub mod chaos;
 mod cluster;
 pub mod command;
 mod node;
@@ -15,4 +17,4 @@ mod state;
 mod supervisor;
 
 pub use cluster::{Cluster, Service};
-pub use plan::{Membership, Options, StoreKind};
+pub use plan::{Membership, Shape, StoreKind};

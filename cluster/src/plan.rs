@@ -50,7 +50,7 @@ pub enum Membership {
 
 /// The shape of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
-pub struct Options {
+pub struct Shape {
     /// Gateways
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub gateways: u16,
@@ -75,7 +75,7 @@ pub struct Options {
     pub partitions: u16,
 }
 
-impl Options {
+impl Shape {
     /// Says what of this cannot be, before anything is started.
     pub(crate) fn check(&self) -> Result<()> {
         if self.store == StoreKind::Sqlite && self.logic > 1 {
@@ -162,7 +162,7 @@ pub(crate) fn secret() -> Result<String> {
 
 /// The file of the gateway `index`.
 pub(crate) fn gateway_file(
-    options: &Options,
+    options: &Shape,
     services: &Services,
     secrets: &Secrets,
     index: u16,
@@ -184,7 +184,7 @@ pub(crate) fn gateway_file(
 
 /// The file of the logic process `index`; `folder` has its data.
 pub(crate) fn logic_file(
-    options: &Options,
+    options: &Shape,
     services: &Services,
     secrets: &Secrets,
     (index, folder): (u16, &Path),
@@ -200,7 +200,7 @@ pub(crate) fn logic_file(
     Ok(toml::to_string(&table)?)
 }
 
-fn common(text: &str, options: &Options, services: &Services, secrets: &Secrets) -> Result<Table> {
+fn common(text: &str, options: &Shape, services: &Services, secrets: &Secrets) -> Result<Table> {
     let mut table: Table = text.parse()?;
     set(&mut table, "bus.url", format!("amqp://127.0.0.1:{}/{VHOST}", services.broker))?;
     set(&mut table, "bus.user", BROKER_USER.to_owned())?;
@@ -241,10 +241,10 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        options: Options,
+        options: Shape,
     }
 
-    fn options(arguments: &[&str]) -> Options {
+    fn options(arguments: &[&str]) -> Shape {
         Line::parse_from(["up"].iter().chain(arguments)).options
     }
 

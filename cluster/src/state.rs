@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Part};
-use crate::plan::Options;
+use crate::plan::Shape;
 use crate::probe::Probe;
 
 const FILE: &str = "cluster.json";
@@ -84,7 +84,7 @@ pub(crate) struct Member {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) supervisor: ProcessId,
-    pub(crate) options: Options,
+    pub(crate) options: Shape,
     pub(crate) members: Vec<Member>,
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::cluster::Cluster;
-use crate::plan::Options;
+use crate::plan::Shape;
 use crate::state::State;
 
 /// The last line of a start that went well; in the supervisor's log, and printed by `up`.
@@ -37,7 +37,7 @@ fn socket(folder: &Path) -> PathBuf {
 }
 
 /// Starts the cluster, says so, and serves orders until it is told to end.
-pub(crate) fn run(options: &Options, folder: &Path, roost: &Path) -> Result<()> {
+pub(crate) fn run(options: &Shape, folder: &Path, roost: &Path) -> Result<()> {
     let mut cluster = Cluster::start(options, folder, roost, &mut |line| println!("{line}"))?;
     State::of(&cluster)?.write(folder)?;
     let listener = UnixListener::bind(socket(folder))

@@ -126,11 +126,14 @@ impl MariaDb {
 }
 
 fn start_server(folder: &Path, port: &Port) -> Process {
-    let mut command = Command::new(SERVER);
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", SYSTEM_USER, "--regid", SYSTEM_USER, "--clear-groups"])
+        // Changing the user clears what the runner has set; were the server to do it, it would outlive a killed test.
+        .args(["--pdeathsig", "KILL", "--", SERVER]);
     let inside = |name: &str| folder.join(name).display().to_string();
     command
         .arg("--no-defaults")
-        .arg(format!("--user={SYSTEM_USER}"))
         .arg(format!("--datadir={}", inside("data")))
         .arg(format!("--tmpdir={}", folder.display()))
         .arg(format!("--socket={}", inside("socket")))

@@ -29,6 +29,8 @@ enum Task {
     Bench(task::bench::Options),
     /// A whole cluster on this machine: up, status, restart --rolling, down
     Cluster(task::cluster::Options),
+    /// Break a cluster under load and judge what was kept
+    Chaos(task::cluster::Options),
     /// Fuzz targets, on the nightly toolchain
     Fuzz(task::fuzz::Options),
     /// Code generated from the FlatBuffers schema
@@ -53,6 +55,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::E2e => task::test::end_to_end(),
         Task::Bench(options) => task::bench::run(options),
         Task::Cluster(options) => task::cluster::run(options),
+        Task::Chaos(options) => task::cluster::chaos(options),
         Task::Fuzz(options) => task::fuzz::run(options),
         Task::Generate(options) => task::generate::run(options),
     }

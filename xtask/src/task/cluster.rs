@@ -1,4 +1,4 @@
-//! `roost-cluster`: a whole cluster on this machine.
+//! `roost-cluster`: a whole cluster on this machine, and what breaks it.
 
 use std::process::Command;
 
@@ -19,12 +19,21 @@ pub(crate) struct Options {
 
 /// `cargo xtask cluster ARGUMENTS`.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    start(&[], options)
+}
+
+/// `cargo xtask chaos ARGUMENTS`.
+pub(crate) fn chaos(options: &Options) -> Result<()> {
+    start(&["chaos"], options)
+}
+
+fn start(verb: &[&str], options: &Options) -> Result<()> {
     install_packages(&NEEDED)?;
     let packages =
         ["--package", "roost", "--package", "roost-loadtest", "--package", "roost-cluster"];
     command::run(cargo().args(["build", "--release", "--quiet"]).args(packages))?;
     let mut cluster = Command::new("target/release/roost-cluster");
-    let status = cluster.args(&options.arguments).status();
+    let status = cluster.args(verb).args(&options.arguments).status();
     let status = status.context("starting roost-cluster")?;
     // It has said what is wrong.
     std::process::exit(status.code().unwrap_or(1))

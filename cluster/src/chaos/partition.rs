@@ -1,0 +1,110 @@
+//! Drops packets of one port of this machine, by nft in a table of its own, which goes with the value: also when a run fails. The table of a
+//! run that was killed is removed by the next one.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::schedule::Way;
+
+const PREFIX: &str = "roost_chaos_";
+
+/// Connections that are cut.
+#[derive(Debug)]
+pub(super) struct Cut {
+    table: String,
+}
+
+impl Cut {
+    /// Cuts everybody on this machine from `port`, or its answers from everybody.
+    pub(super) fn make(port: u16, way: Way) -> Result<Self> {
+        let (to, from) = match way {
+            Way::Both => (true, true),
+            Way::To => (true, false),
+            Way::From => (false, true),
+        };
+        let rule = |is_cut: bool, end: &str| match is_cut {
+            true => format!("iifname \"lo\" tcp {end} {port} counter drop\n"),
+            false => String::new(),
+        };
+        let table = format!("{PREFIX}{}", std::process::id());
+        let chain = "type filter hook input priority -10; policy accept;";
+        nft(&format!(
+            "table inet {table} {{\nchain input {{\n{chain}\n{}{}}}\n}}\n",
+            rule(to, "dport"),
+            rule(from, "sport"),
+        ))?;
+        Ok(Self { table })
+    }
+
+    /// Packets dropped so far.
+    pub(super) fn dropped(&self) -> Result<u64> {
+        let listed = nft(&format!("list table inet {}", self.table))?;
+        let counts = listed.split("counter packets ").skip(1);
+        Ok(counts.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum())
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if let Err(error) = nft(&format!("delete table inet {}", self.table)) {
+            eprintln!("remove it by hand: nft delete table inet {} ({error:#})", self.table);
+        }
+    }
+}
+
+/// Tables of processes that are gone.
+pub(super) fn remove_leftovers() {
+    // Without nft there are none.
+    for line in nft("list tables").unwrap_or_default().lines() {
+        let table = line.rsplit(' ').next().unwrap_or_default();
+        let Some(process) = table.strip_prefix(PREFIX) else { continue };
+        if !std::path::Path::new("/proc").join(process).exists() {
+            _ = nft(&format!("delete table inet {table}"));
+        }
+    }
+}
+
+fn nft(script: &str) -> Result<String> {
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("nft is missing: apt-get install nftables")?;
+    // Its end closes the pipe.
+    nft.stdin.take().context("piped")?.write_all(script.as_bytes())?;
+    let done = nft.wait_with_output()?;
+    ensure!(done.status.success(), "nft: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    fn reaches(address: SocketAddr) -> bool {
+        TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+    }
+
+    #[test]
+    fn a_cut_port_is_reached_by_nobody_until_it_is_healed() {
+        roost_testing::host::need_package("/usr/sbin/nft", "nftables");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        for way in [Way::Both, Way::To, Way::From] {
+            assert!(reaches(address));
+            let cut = Cut::make(address.port(), way).unwrap();
+            assert!(!reaches(address), "{way:?}");
+            assert!(cut.dropped().unwrap() > 0, "{way:?}");
+        }
+        assert!(reaches(address));
+        let own = format!("{PREFIX}{}", std::process::id());
+        let tables = nft("list tables").unwrap();
+        assert!(!tables.split_whitespace().any(|word| word == own), "{tables}");
+    }
+}
