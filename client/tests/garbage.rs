@@ -183,7 +183,7 @@ impl Parts {
     fn sync_page(&self) -> Response<'static> {
         let message = self.message();
         let entries = vec![(self.b.saturating_sub(1), message), (self.b, message)];
-        Response::SyncPage { entries, latest_inbox_seq: self.a, more: self.a % 2 == 0 }
+        Response::SyncPage { entries, latest_inbox_seq: self.a, more: self.a.is_multiple_of(2) }
     }
 
     fn history_page(&self) -> Response<'static> {
@@ -191,7 +191,7 @@ impl Parts {
             conversation: self.conversation,
             messages: vec![self.message(); self.b as usize % 3],
             latest_seq: self.b,
-            more: self.a % 2 == 0,
+            more: self.a.is_multiple_of(2),
         }
     }
 
