@@ -164,11 +164,11 @@ fn sends_wait_for_room_and_nothing_is_lost() {
     assert!(found.values().any(|text| text == "patient"));
 }
 
-/// Which file cannot be written, why, and what follows.
+/// Which file cannot be written, why, what to do, and what follows.
 fn says_why(log: &Path) -> bool {
     let log = std::fs::read_to_string(log).unwrap();
     log.lines().any(|line| {
-        ["roost-journal.db", "full", "sends are refused until"]
+        ["roost-journal.db", "full", "make room there", "sends are refused until"]
             .iter()
             .all(|part| line.contains(part))
     })

@@ -194,8 +194,12 @@ impl Database {
         let code: i32 = database.code().and_then(|c| c.parse().ok()).unwrap_or(1);
         let message = database.message().to_owned();
         match code & 0xff {
-            // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
-            5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 | 15 => {
+            13 => StoreError::Unavailable(format!(
+                "{}: {message} ({code}): make room there",
+                self.file.display()
+            )),
+            // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CANTOPEN, PROTOCOL
+            5 | 6 | 7 | 8 | 9 | 10 | 14 | 15 => {
                 StoreError::Unavailable(format!("{}: {message} ({code})", self.file.display()))
             }
             11 | 26 => self.damaged(&message),
