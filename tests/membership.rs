@@ -1,5 +1,5 @@
-//! Gateways that enter themselves in etcd: users land where they belong, move when a gateway joins, come back when one dies, and notice
-//! nothing when etcd does.
+//! Gateways that enter themselves in etcd or ZooKeeper: users land where they belong, move when a gateway joins, come back when one dies or
+//! leaves, and notice nothing when the registry dies.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use roost_membership::{Member, Ring};
 use roost_testing::host::Port;
-use roost_testing::{Etcd, RabbitMq, Redis};
+use roost_testing::{Etcd, RabbitMq, Redis, ZooKeeper};
 use support::cluster::{Gateway, Tail};
 use support::tiers::{Tier, act, app, register, token};
 use support::{DEADLINE, roost, run_fails, run_ok, wait_at_most, wait_for};
@@ -38,20 +38,20 @@ fn placed(gateways: &[&str]) -> BTreeMap<String, Vec<usize>> {
 
 fn write_configuration(
     gateway: &Gateway,
+    (kind, endpoint): (&str, &str),
     broker: &RabbitMq,
-    etcd: &Etcd,
     redis: &Redis,
     folder: &Path,
     http: &Port,
 ) {
     let text = format!(
         "[bus]\nurl = {:?}\npartitions = 4\n\
-         [membership]\nkind = \"etcd\"\nendpoints = [{:?}]\nlease_ms = 2000\nresponse_timeout_ms = 900\naddress = {:?}\n\
+         [membership]\nkind = {kind:?}\nendpoints = [{endpoint:?}]\nlease_ms = 2000\nresponse_timeout_ms = 900\naddress = {:?}\n\
          [cluster]\nredirect = true\nshed_per_second = {SHED_PER_SECOND}\nshed_after_ms = 200\n\
          [routes]\nurl = {:?}\ngateway_lease_ms = 2000\n\
-         {}[logic]\nhttp_listen = \"127.0.0.1:{}\"\ndata_dir = {:?}\n{}",
+         {}[gateway.drain]\ngo_away_window_ms = 500\nreconnect_after_max_ms = 500\nclose_after_ms = 500\n\
+         [logic]\nhttp_listen = \"127.0.0.1:{}\"\ndata_dir = {:?}\n{}",
         broker.url(),
-        etcd.url(),
         gateway.server,
         redis.url(),
         gateway.table(),
@@ -211,26 +211,59 @@ impl Scene {
     }
 }
 
+/// Everything but the registry, with logic and the first two gateways.
+struct Cluster {
+    scene: Scene,
+    second: Tier,
+    folder: tempfile::TempDir,
+    _services: (RabbitMq, Tier, Tier),
+}
+
+impl Cluster {
+    fn start(registry: (&str, &str)) -> Self {
+        let (broker, redis) = (RabbitMq::start(), Redis::start());
+        let folder = tempfile::tempdir().unwrap();
+        let http = Port::free();
+        let gateways = GATEWAYS.map(|name| Gateway::new(name, folder.path()));
+        for gateway in &gateways {
+            write_configuration(gateway, registry, &broker, &redis, folder.path(), &http);
+        }
+        let logic = Tier::start("logic", &gateways[0].file);
+        let first = Tier::start("gateway", &gateways[0].file);
+        let second = Tier::start("gateway", &gateways[1].file);
+        let users: Vec<_> = (0..USERS).map(user).collect();
+        register(http.number(), &users.iter().map(String::as_str).collect::<Vec<_>>());
+        let tails = users.iter().map(|user| Tail::start(user, &gateways[0].server)).collect();
+        let mut scene = Scene { gateways, redis, http, tails, sent: 0 };
+        scene.wait_settled(&["gw-1", "gw-2"]);
+        scene.send_and_wait();
+        Self { scene, second, folder, _services: (broker, logic, first) }
+    }
+}
+
 #[test]
 fn users_follow_the_members_and_need_no_registry_to_stay() {
-    let (broker, redis, mut etcd) = (RabbitMq::start(), Redis::start(), Etcd::start());
-    let folder = tempfile::tempdir().unwrap();
-    let http = Port::free();
-    let gateways = GATEWAYS.map(|name| Gateway::new(name, folder.path()));
-    for gateway in &gateways {
-        write_configuration(gateway, &broker, &etcd, &redis, folder.path(), &http);
-    }
-    let _logic = Tier::start("logic", &gateways[0].file);
-    let _first = Tier::start("gateway", &gateways[0].file);
-    let second = Tier::start("gateway", &gateways[1].file);
-    let users: Vec<_> = (0..USERS).map(user).collect();
-    register(http.number(), &users.iter().map(String::as_str).collect::<Vec<_>>());
-    let tails = users.iter().map(|user| Tail::start(user, &gateways[0].server)).collect();
-    let mut scene = Scene { gateways, redis, http, tails, sent: 0 };
-    scene.wait_settled(&["gw-1", "gw-2"]);
-    scene.send_and_wait();
+    let mut etcd = Etcd::start();
+    let Cluster { mut scene, second, folder, _services } = Cluster::start(("etcd", &etcd.url()));
     let _third = scene.a_gateway_joins();
     scene.a_gateway_dies(second);
     scene.etcd_dies(&mut etcd);
     scene.a_name_is_taken(folder.path());
+}
+
+/// It gives its users back before it ends: nobody is sent to it meanwhile.
+#[test]
+fn a_gateway_leaves_zookeeper() {
+    let zookeeper = ZooKeeper::start();
+    let Cluster { mut scene, second, folder: _folder, _services } =
+        Cluster::start(("zookeeper", &zookeeper.address()));
+    let readiness = scene.gateways[0].readiness();
+    assert!(readiness.contains("[ok ] membership: ZooKeeper, members: 2"), "{readiness}");
+    second.stop();
+    wait_for("it is no member", || {
+        let readiness = scene.gateways[0].readiness();
+        readiness.contains("[ok ] membership: ZooKeeper, members: 1").then_some(())
+    });
+    scene.wait_settled(&["gw-1"]);
+    scene.send_and_wait();
 }

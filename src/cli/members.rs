@@ -76,7 +76,7 @@ impl Members {
             Self::Listed(ring) => {
                 let (kind, ring) = (RegistryKind::Static.name(), ring.clone());
                 ReportMembership(Box::new(move || {
-                    (true, format!("{kind}, {} members", ring.load().members().len()))
+                    (true, format!("{kind}, members: {}", ring.load().members().len()))
                 }))
             }
             Self::Registered(registry) => {

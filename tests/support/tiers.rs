@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::roost;
+use super::{roost, wait_for};
 
 pub const SECRET: &str = "the secret of the shop's own server, long enough";
 pub const API_KEY: &str = "the API key of the shop's own server, long enough";
@@ -21,6 +21,14 @@ impl Drop for Tier {
 }
 
 impl Tier {
+    /// SIGTERM, and its end.
+    pub fn stop(mut self) {
+        let told = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        assert!(told.expect("kill").success());
+        let status = wait_for("the process to end", || self.0.try_wait().expect("wait"));
+        assert!(status.success(), "{status}");
+    }
+
     /// As `kill -SIGNAL`.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.0.id().to_string()]).status();

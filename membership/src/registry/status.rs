@@ -43,7 +43,7 @@ impl RegistryStatus {
         let (kind, members) = (self.kind.name(), self.ring.load().members().len());
         let trouble = self.trouble.lock();
         let Some(error) = trouble.as_ref() else {
-            return (true, format!("{kind}, {members} members"));
+            return (true, format!("{kind}, members: {members}"));
         };
         let lease = match self.ring.is_fenced() {
             true => {
