@@ -198,7 +198,7 @@ fn two_logics_on_mariadb_survive_kills_and_stops() {
     let mut cluster = Cluster::start(folder.path(), &database.url("roost"), 2);
     cluster.check_accounts();
     cluster.check_names();
-    survive(&mut cluster, &|text| database.sql(&format!("USE roost; {text}")), 4, 2);
+    survive(&mut cluster, &|text| database.sql(&format!("USE roost; {text}")), 6, 2);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Feeds a worker over the in-process bus as gateways would, open loop, and prints messages/s and the latency from intended send to
 //! acknowledgement on the bus. No network, no gateway: what is measured is logic and its store.
 //!
-//! `cargo run --release -p roost-logic --example throughput -- [rate/s, 0: as many as it takes] [seconds] [users] [acks: 0|1] [operations/batch] [store URL: an empty
-//! database in a server]`
+//! `cargo run --release -p roost-logic --example throughput -- [rate/s, 0: as many as it takes] [seconds] [users] [acks: 0|1] [operations/batch]
+//! [workers on one database, as processes would be] [store URL: an empty database in a server]`
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use roost_logic::clock::Clock;
 use roost_logic::store::server::{ServerStore, StoreConfig};
 use roost_logic::store::sqlite::SqliteStore;
 use roost_logic::store::{Name, Store};
-use roost_logic::{Logic, LogicConfig, Neighbours};
+use roost_logic::{Logic, LogicConfig, LogicHandle, Neighbours};
 use roost_membership::ring::Ring;
 use roost_membership::{BoxFuture, Routes, RoutesUnavailable};
 use roost_protocol::envelope::{ConnectionAddress, Inbound, InboundBatchBuilder, InboundKind};
@@ -195,7 +195,7 @@ fn main() {
         store: StoreConfig { url: urls.concat(), ..StoreConfig::default() },
         ..LogicConfig::default()
     };
-    let keys = Keys::open(&config, true).expect("keys");
+    std::fs::create_dir_all(&dir).expect("a scratch folder");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let names: Vec<Name> = (0..users).map(|user| format!("u{user}").into()).collect();
@@ -217,7 +217,14 @@ fn main() {
         ring: Arc::new(ArcSwap::from_pointee(Ring::default())),
         clock: Clock::System,
     };
-    let logic = Logic::start(config, keys, neighbours, true).expect("logic");
+    let workers = number(5, 1).max(1);
+    let logics = (1..=workers).map(|worker| {
+        let name = format!("logic-{worker}");
+        let config = LogicConfig { name, ..config.clone() };
+        let keys = Keys::open(&config, true).expect("keys");
+        Logic::start(config, keys, neighbours.clone(), true).expect("logic")
+    });
+    let logics: Vec<_> = logics.collect();
     let start = Instant::now();
     let latencies = Latencies::default();
     let (sent, acked) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
@@ -247,7 +254,7 @@ fn main() {
         at(1.0),
     );
     let mut metrics = String::new();
-    logic.metrics.encode(&mut metrics);
+    logics.iter().for_each(|logic| logic.metrics.encode(&mut metrics));
     for line in
         metrics.lines().filter(|l| ["_sum", "_count", "batches"].iter().any(|p| l.contains(p)))
     {
@@ -257,6 +264,6 @@ fn main() {
         "database {} MiB",
         std::fs::metadata(dir.join("roost.db")).map_or(0, |m| m.len() >> 20)
     );
-    logic.join();
+    logics.into_iter().for_each(LogicHandle::join);
     let _ = std::fs::remove_dir_all(dir);
 }

@@ -10,8 +10,8 @@ use roost_protocol::frame::receipt::ReceiptKind;
 use super::harness::{Harness, sqlite};
 use crate::store::{
     Account, BoxFuture, HistoryRange, HistoryRows, InboxMessage, LoadKeys, Loaded, Name,
-    Quarantined, RefreshFamily, RefreshToken, Result, Rotation, SharedStore, Store, StoreError,
-    WatermarkRow, Writes,
+    Quarantined, RefreshFamily, RefreshToken, Renewed, Result, Rotation, SharedStore, Store,
+    StoreError, WatermarkRow, Writes,
 };
 
 /// What a [`Faulty`] store does wrong at the next commits.
@@ -21,6 +21,8 @@ struct Plan {
     is_full: AtomicBool,
     /// That many commits happen, and then never return: killed between commit and publish.
     hangs_after_commit: AtomicU32,
+    /// That many batches find that another process has their partition.
+    fenced: AtomicU32,
     /// A commit that contains this body is refused by the database.
     refused_body: parking_lot::Mutex<Option<Vec<u8>>>,
 }
@@ -31,6 +33,13 @@ struct Faulty {
 }
 
 impl Store for Faulty {
+    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Option<Renewed>>> {
+        let fenced = &self.plan.fenced;
+        let is_fenced =
+            fenced.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        let begun = if is_fenced { Err(StoreError::Fenced(partitions.to_vec())) } else { Ok(None) };
+        Box::pin(std::future::ready(begun))
+    }
     fn commit(&self, writes: Writes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             if self.plan.is_full.load(Ordering::Relaxed) {
@@ -162,6 +171,18 @@ async fn a_kill_after_the_commit_loses_nothing() {
         ["ack s:alice:bob 1 inbox 1", "deliver s:alice:bob 1 hello to bob@1 except origin"]
     );
     assert_eq!(harness.metrics.messages.get(), 1, "placed once");
+}
+
+/// Another process has the partition by now: nothing is said or acknowledged, and the bus delivers the bodies again, to whoever has it.
+#[tokio::test]
+async fn bodies_of_a_lost_partition_are_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut harness, plan) = faulty(&dir).await;
+    plan.fenced.store(2, Ordering::Relaxed);
+    harness.start_worker().await;
+    harness.send("alice", "bob", 1, 1, "one").await;
+    assert_eq!(harness.said(1).await, ["ack s:alice:bob 1 inbox 1"]);
+    assert_eq!((harness.metrics.fenced.get(), harness.metrics.messages.get()), (2, 1));
 }
 
 /// A handler that panics: its sender is refused, the operator has a copy, everybody else in the batch is served in order.
