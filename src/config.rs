@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 use roost_bus::BusConfig;
 use roost_config::{documented, milliseconds};
 use roost_gateway::config::GatewayConfig;
+use roost_gateway::control::login_keys::LogicAddress;
 use roost_gateway::gateway::ShedPlan;
 use roost_logic::config::LogicConfig;
 use roost_membership::ring::{Member, Ring};
@@ -57,6 +58,10 @@ documented! {
         /// It begins this long after the change, in milliseconds, or up to half of it earlier: gateways that start together are one change.
         #[serde(with = "milliseconds")]
         shed_after ("shed_after_ms"): Duration = Duration::from_secs(2);
+        /// HTTP addresses of logic processes, such as "http://127.0.0.1:7400", from which gateways fetch the keys of login tokens. Whoever
+        /// answers there decides who is whom: name them through a network of your own. Empty: gateways accept tokens of the apps' own
+        /// keys only.
+        logic ("logic"): Vec<String> = Vec::new();
     }
 }
 
@@ -80,6 +85,11 @@ impl ClusterConfig {
             return Err("names no gateway; write [\"gw-1=HOST:PORT\"]".to_owned());
         }
         Ring::new(members).map_err(|error| error.to_string())
+    }
+
+    /// The logic processes of the list.
+    pub(crate) fn logic_addresses(&self) -> Result<Vec<LogicAddress>, String> {
+        self.logic.iter().map(|text| LogicAddress::parse(text)).collect()
     }
 }
 
@@ -105,6 +115,8 @@ impl Config {
             let problem = format!("is {}, allowed is 0 to 600000", shed_after.as_millis());
             return Err(("cluster.shed_after_ms".to_owned(), problem));
         }
+        let logic = self.cluster.logic_addresses();
+        logic.map_err(|problem| ("cluster.logic".to_owned(), problem))?;
         self.routes.check().map_err(|e| (format!("routes.{}", e.key), e.problem))?;
         self.gateway.check().map_err(|e| (format!("gateway.{}", e.key), e.problem))?;
         self.logic.check().map_err(|e| (format!("logic.{}", e.key), e.problem))

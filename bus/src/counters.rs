@@ -67,6 +67,8 @@ pub struct BusCounters {
     pub unknown: Count,
     /// Connections that were lost.
     pub connections_lost: Count,
+    /// 1 while there is a connection to publish on.
+    pub connected: Count,
     /// 1 while the broker takes nothing from publishers.
     pub blocked: Count,
     /// Inbound bodies handed to the worker.
@@ -101,6 +103,7 @@ impl BusCounters {
             _ = writeln!(out, "roost_bus_{name}_total {}", value.get());
         }
         for (name, help, value) in [
+            ("connected", "Whether there is a connection to publish on", &self.connected),
             ("blocked", "Whether the broker takes nothing from publishers", &self.blocked),
             ("partitions_held", "Partitions consumed here", &self.partitions_held),
             ("waiting", "Inbound bodies received and not handed over", &self.waiting),

@@ -20,6 +20,7 @@ pub(crate) const BROKER_USER: &str = "roost";
 const BLOCK: u16 = 10;
 const PORT_HTTP: u16 = 0;
 const PORT_FRAMES: u16 = 1;
+const PORT_LOGIC_ADMIN: u16 = 8;
 const PORT_ADMIN: u16 = 9;
 const APP: &str = "demo";
 const KEY_ID: &str = "demo-1";
@@ -123,6 +124,11 @@ impl Shape {
         self.port(index, PORT_ADMIN)
     }
 
+    /// The admin port of the logic process `index`.
+    pub(crate) fn logic_admin(&self, index: u16) -> u16 {
+        self.port(index, PORT_LOGIC_ADMIN)
+    }
+
     /// The HTTP API of the logic process `index`.
     pub(crate) fn http(&self, index: u16) -> u16 {
         self.port(index, PORT_HTTP)
@@ -195,6 +201,8 @@ pub(crate) fn logic_file(
     set(&mut table, "logic.name", name)?;
     set(&mut table, "logic.worker_id", i64::from(index))?;
     set(&mut table, "logic.http_listen", format!("127.0.0.1:{}", options.http(index)))?;
+    let admin = format!("127.0.0.1:{}", options.logic_admin(index));
+    set(&mut table, "logic.admin_listen", admin)?;
     set(&mut table, "logic.data_dir", data.display().to_string())?;
     set(&mut table, "logic.store.url", services.store_url.clone())?;
     Ok(toml::to_string(&table)?)
@@ -209,6 +217,8 @@ fn common(text: &str, options: &Shape, services: &Services, secrets: &Secrets) -
     let gateways = (0..options.gateways)
         .map(|index| format!("gw-{}=127.0.0.1:{}", index + 1, options.frames(index)));
     set(&mut table, "cluster.gateways", gateways.collect::<Vec<_>>())?;
+    let logic = (0..options.logic).map(|i| format!("http://127.0.0.1:{}", options.http(i)));
+    set(&mut table, "cluster.logic", logic.collect::<Vec<_>>())?;
     set(&mut table, "routes.url", services.redis_url.clone())?;
     let app = format!(
         "id = {APP:?}\napi_keys = [{:?}]\n[[keys]]\nid = {KEY_ID:?}\nalgorithm = \"HS256\"\nsecret = {:?}\n",

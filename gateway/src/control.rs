@@ -5,6 +5,7 @@
 
 mod admin;
 mod consumer;
+pub mod login_keys;
 mod publisher;
 mod routes;
 mod shed;
@@ -25,9 +26,11 @@ use crate::gateway::{GatewayContext, ShedPlan, Status};
 use crate::metrics::exposition::{Exposition, Sources};
 use crate::router::{Closer, Router, ShardMailboxes};
 use crate::session::changes::SessionChanges;
+use crate::session::key_refresh::KeyRefresh;
 use crate::shard::inbound::{Gate, InboundSource};
 
 use admin::AdminState;
+use login_keys::{KeyKeeper, LogicAddress};
 use publisher::Publisher;
 use routes::RouteKeeper;
 
@@ -47,6 +50,7 @@ pub(crate) struct Control {
     pub(crate) bus: SharedBus,
     pub(crate) routes: Option<(RoutesConfig, Arc<SessionChanges>)>,
     pub(crate) shed: Option<(RingWatch, ShedPlan)>,
+    pub(crate) login_keys: Option<(Vec<LogicAddress>, Arc<KeyRefresh>)>,
     pub(crate) context: Arc<GatewayContext>,
     pub(crate) status: Arc<Status>,
     pub(crate) mailboxes: ShardMailboxes,
@@ -85,7 +89,7 @@ impl Control {
         self,
         ready: &mpsc::Sender<Result<(), ControlError>>,
     ) -> Result<(), ControlError> {
-        let Self { bus, routes, shed, context, status, .. } = self;
+        let Self { bus, routes, shed, login_keys, context, status, .. } = self;
         let Self { mailboxes, gate, sources, admin, mut phase, .. } = self;
         let name = context.config.name.clone();
         let consumer = bus.consume_outbound(&name).await.map_err(ControlError::Bus)?;
@@ -98,10 +102,15 @@ impl Control {
             acceptor: Arc::clone(&status.acceptor),
             driver: status.driver_name(),
         });
-        tokio::spawn(admin::serve(admin, AdminState { status: Arc::clone(&status), exposition }));
+        let report = AdminState { status: Arc::clone(&status), exposition };
+        tokio::spawn(roost_health::admin::serve(admin, report));
         tokio::spawn(correct_clock(Arc::clone(&context)));
 
         let counters = Arc::clone(&status.control);
+        if let Some((processes, refresh)) = login_keys {
+            let (context, counters) = (Arc::clone(&context), Arc::clone(&counters));
+            tokio::spawn(KeyKeeper::new(processes, refresh, context, counters).run());
+        }
         let router =
             Router::new(Arc::clone(&context.directory), mailboxes.clone(), Arc::clone(&counters));
         let (consumer_bus, consumer_name) = (Arc::clone(&bus), name.clone());

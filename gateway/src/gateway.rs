@@ -27,6 +27,7 @@ use tokio::sync::watch;
 
 use crate::clock::WallClock;
 use crate::config::GatewayConfig;
+use crate::control::login_keys::LogicAddress;
 use crate::control::{Control, ControlError, Phase};
 use crate::io::acceptor::{Acceptor, AcceptorConfig, AcceptorStatistics};
 use crate::io::address_table::AddressTable;
@@ -38,6 +39,7 @@ use crate::metrics::{ControlCounters, ShardCounters};
 use crate::session::changes::SessionChanges;
 use crate::session::directory::Directory;
 use crate::session::handshake::Handshake;
+use crate::session::key_refresh::KeyRefresh;
 use crate::session::keys::VerificationKeys;
 use crate::session::placement::Placement;
 use crate::session::resume_token::ResumeKey;
@@ -76,6 +78,10 @@ pub struct Status {
     pub driver_reason: String,
     /// Connections all shards together can hold.
     pub capacity: u64,
+    /// Whether logic publishes keys for it.
+    pub uses_login_keys: bool,
+    /// Whether there is a route table.
+    pub uses_routes: bool,
     is_draining: AtomicBool,
     neighbours: OnceLock<AppendMetrics>,
     membership: OnceLock<ReportMembership>,
@@ -203,6 +209,8 @@ pub struct Neighbours {
     pub ring: Option<RingWatch>,
     /// How those are sent there who belong to another gateway since the ring changed. `None`: they stay until they go by themselves.
     pub shed: Option<ShedPlan>,
+    /// Logic processes, whose login tokens are accepted. None: tokens of the given keys only.
+    pub logic: Vec<LogicAddress>,
 }
 
 /// See [`Neighbours::shed`].
@@ -216,7 +224,7 @@ pub struct ShedPlan {
 
 impl From<SharedBus> for Neighbours {
     fn from(bus: SharedBus) -> Self {
-        Self { bus, routes: None, ring: None, shed: None }
+        Self { bus, routes: None, ring: None, shed: None, logic: Vec::new() }
     }
 }
 
@@ -234,7 +242,7 @@ impl Gateway {
         keys: VerificationKeys,
         neighbours: impl Into<Neighbours>,
     ) -> Result<GatewayHandle, StartError> {
-        let Neighbours { bus, routes, ring, shed } = neighbours.into();
+        let Neighbours { bus, routes, ring, shed, logic } = neighbours.into();
         config.check()?;
         let (driver, driver_reason) =
             Driver::choose(config.io.driver).map_err(StartError::Driver)?;
@@ -252,8 +260,13 @@ impl Gateway {
         if let Some((_, changes)) = &routes {
             directory = directory.telling(Arc::clone(changes));
         }
+        let mut handshake = Handshake::new(keys, resume_key(&config)?);
+        let login_keys = (!logic.is_empty()).then(|| (logic, Arc::new(KeyRefresh::default())));
+        if let Some((_, refresh)) = &login_keys {
+            handshake = handshake.refreshed_by(Arc::clone(refresh));
+        }
         let context = Arc::new(GatewayContext {
-            handshake: Handshake::new(keys, resume_key(&config)?),
+            handshake,
             directory: Arc::new(directory),
             placement: ring.clone().map(|ring| Placement::new(ring, &config.name)),
             clock: WallClock::system(),
@@ -275,6 +288,8 @@ impl Gateway {
             driver,
             driver_reason,
             capacity,
+            uses_login_keys: login_keys.is_some(),
+            uses_routes: routes.is_some(),
             is_draining: AtomicBool::new(false),
             neighbours: OnceLock::new(),
             membership: OnceLock::new(),
@@ -284,6 +299,7 @@ impl Gateway {
             bus,
             routes,
             shed: ring.zip(shed),
+            login_keys,
             context: Arc::clone(&context),
             status: Arc::clone(&status),
             mailboxes: shards.mailboxes.clone(),

@@ -179,6 +179,12 @@ counters! {
         routes_failures: Total,
         /// Times more sessions changed than could wait for the route table; all routes are then written anew.
         routes_overflows: Total,
+        /// Keys of login tokens that logic published.
+        login_keys: Gauge,
+        /// Whether every configured logic process answered the last question for them.
+        login_keys_complete: Gauge,
+        /// Times one did not.
+        login_keys_failures: Total,
     }
 }
 

@@ -10,6 +10,8 @@ pub mod changes;
 pub mod directory;
 pub mod handshake;
 pub mod inflight;
+pub mod jwks;
+pub mod key_refresh;
 pub mod keys;
 pub mod placement;
 pub mod resume_token;

@@ -216,6 +216,7 @@ fn main() {
         routes: Arc::new(Everybody(GATEWAY.into())),
         ring: Arc::new(ArcSwap::from_pointee(Ring::default())),
         clock: Clock::System,
+        redis: None,
     };
     let workers = number(5, 1).max(1);
     let logics = (1..=workers).map(|worker| {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::dev;
 use crate::ids::WORKER_ID_MAX;
+use crate::soft_state::redis::CacheSettings;
 use crate::store::server::StoreConfig;
 
 documented! {
@@ -21,6 +22,8 @@ documented! {
         name ("name"): String = "logic-1".to_owned();
         /// Address of the HTTP API.
         http_listen ("http_listen"): SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7400));
+        /// Address of /livez, /readyz and /metrics of `roost logic`. Not for the public: there is no authentication.
+        admin_listen ("admin_listen"): SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7408));
         /// Folder of the database and of the key that signs access tokens. With a database server, its key counts: that of the first
         /// process that used it.
         data_dir ("data_dir"): PathBuf = PathBuf::from("roost-data");
@@ -38,6 +41,8 @@ documented! {
             tokens ("tokens"): TokenSettings;
             /// Passwords.
             passwords ("passwords"): PasswordSettings;
+            /// The newest messages of each user's inbox in the Redis of [routes].
+            offline_cache ("offline_cache"): CacheSettings;
             /// What one HTTP client may do.
             http ("http"): HttpSettings;
         }
@@ -175,6 +180,11 @@ impl LogicConfig {
         }
         if self.tokens.access_ttl.is_zero() || self.tokens.refresh_ttl.is_zero() {
             return wrong("tokens", "a token lives longer than 0 ms".to_owned());
+        }
+        let cache = &self.offline_cache;
+        if !(1..=100_000).contains(&cache.messages_max) || cache.ttl.as_millis() == 0 {
+            let problem = "messages_max is 1 to 100000, ttl_ms at least 1";
+            return wrong("offline_cache", problem.to_owned());
         }
         if self.http.connections_max == 0 {
             return wrong("http.connections_max", "at least 1".to_owned());

@@ -15,6 +15,8 @@ pub mod clock;
 pub mod config;
 pub mod ids;
 pub mod metrics;
+pub mod report;
+pub mod soft_state;
 pub mod store;
 
 mod api;

@@ -7,6 +7,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use roost_protocol::RefusalCode;
 
+use crate::soft_state::redis::CacheCounters;
+
 /// Why something was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CodeLabel {
@@ -49,6 +51,8 @@ pub struct Metrics {
     pub reads: Counter,
     /// Watermarks and cursors dropped while the database was away for long.
     pub dropped_watermarks: Counter,
+    /// Of the offline cache.
+    pub cache: CacheCounters,
 }
 
 impl Default for Metrics {
@@ -73,6 +77,12 @@ impl Default for Metrics {
         let abandoned = counter("abandoned", "Deliveries given up");
         let reads = counter("reads", "Requests and digest checks answered");
         let dropped_watermarks = counter("dropped_watermarks", "Watermarks dropped, database away");
+        let cache = CacheCounters {
+            hits: counter("offline_cache_hits", "Inbox pages answered by Redis alone"),
+            misses: counter("offline_cache_misses", "Inbox pages that needed the database"),
+            written: counter("offline_cache_written", "Batches whose entries are in Redis"),
+            left_out: counter("offline_cache_left_out", "Batches not in Redis: away or slow"),
+        };
         let refusals = Family::<CodeLabel, Counter>::default();
         registry.register("refusals", "Sends refused", refusals.clone());
         let batch_operations = Histogram::new(exponential_buckets(1.0, 2.0, 12));
@@ -97,6 +107,7 @@ impl Default for Metrics {
             abandoned,
             reads,
             dropped_watermarks,
+            cache,
         }
     }
 }

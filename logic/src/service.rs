@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use roost_bus::{PublishError, SharedBus};
 use roost_config::ConfigError;
-use roost_membership::SharedRoutes;
 use roost_membership::ring::Ring;
+use roost_membership::{RoutesConfig, SharedRoutes};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::LogicConfig;
 use crate::ids::MessageIds;
 use crate::metrics::Metrics;
+use crate::report::Report;
 use crate::store::opened::Opened;
 use crate::store::{Name, StoreError};
 use crate::worker::{Parts, Worker};
@@ -79,6 +80,8 @@ pub struct Neighbours {
     pub ring: Arc<ArcSwap<Ring>>,
     /// The time.
     pub clock: Clock,
+    /// Redis, for soft state; none: without.
+    pub redis: Option<RoutesConfig>,
 }
 
 /// The logic tier of one process.
@@ -98,6 +101,7 @@ pub struct LogicHandle {
     pub http_address: SocketAddr,
     /// Its counters.
     pub metrics: Arc<Metrics>,
+    report: Report,
     stop_http: watch::Sender<bool>,
     stop_worker: watch::Sender<bool>,
     worker: Option<JoinHandle<()>>,
@@ -131,7 +135,9 @@ impl Logic {
         let (stop_http, http_stopped) = watch::channel(false);
         let (stop_worker, worker_stopped) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
-        let worker_store = store.shared();
+        let redis = neighbours.redis.as_ref();
+        let cached = store.cached(&config, redis, &metrics.cache);
+        let (worker_store, cache_breaker) = opening.block_on(cached)?;
         let mark = opening.block_on(worker_store.worker_mark(config.worker_id))?;
         opening.block_on(store.settle());
         let parts = Parts {
@@ -148,6 +154,13 @@ impl Logic {
         let origin = format!("api-{}", config.name);
         let answers = opening.block_on(neighbours.bus.consume_outbound(&origin))?;
         let sender = BusSender::new(Arc::clone(&neighbours.bus), &origin, config.http.send_timeout);
+        let breakers = cache_breaker.into_iter().chain([Arc::clone(sender.breaker())]).collect();
+        let report = Report {
+            metrics: Arc::clone(&metrics),
+            store: Arc::clone(&worker_store),
+            breakers,
+            bus: None,
+        };
         let threads = config.passwords.threads;
         let address = config.http_listen;
         let api = Arc::new(Api::new(
@@ -174,6 +187,7 @@ impl Logic {
         Ok(LogicHandle {
             http_address,
             metrics,
+            report,
             stop_http,
             stop_worker,
             worker: Some(worker),
@@ -214,6 +228,11 @@ impl Logic {
 }
 
 impl LogicHandle {
+    /// What the operator's endpoint tells.
+    pub fn report(&self) -> Report {
+        self.report.clone()
+    }
+
     /// Takes no new HTTP request. What comes over the bus is still done, also for requests under way.
     pub fn drain(&self) {
         let _ = self.stop_http.send(true);

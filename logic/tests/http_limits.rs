@@ -44,6 +44,7 @@ fn start(dir: &Path, change: impl FnOnce(&mut LogicConfig)) -> LogicHandle {
         routes: Arc::new(Nobody),
         ring: Arc::new(ArcSwap::from_pointee(Ring::default())),
         clock: Clock::System,
+        redis: None,
     };
     Logic::start(config, keys, neighbours, true).unwrap()
 }

@@ -39,6 +39,7 @@ fn start(config: LogicConfig) -> Result<LogicHandle, StartError> {
         routes: Arc::new(Nobody),
         ring: Arc::new(ArcSwap::from_pointee(Ring::default())),
         clock: Clock::System,
+        redis: None,
     };
     Logic::start(config, keys, neighbours, true)
 }

@@ -9,38 +9,29 @@
 //!   filled costs deliveries that nobody needed, never one that somebody needed.
 //! * A set loses against a higher epoch, a clear needs the very epoch: the end of an old connection never removes the route of a new one.
 //! * A route counts only with its gateway's present incarnation: those of a process that died end at once when its successor announces itself.
-//! * Times are those of the Redis server; clocks of gateways and logic do not meet here.
+//! * Times are those of the Redis server; clocks of gateways and logic do not meet here. In a cluster those of its servers do.
 //!
-//! Every command names one key, so that a cluster of Redis servers can divide them. What it does not do: promise anything. The truth
+//! Every command names one key, so that a cluster of Redis servers divides them. What it does not do: promise anything. The truth
 //! about messages is the database; a wrong route costs the time until the receiver's next digest.
 
 mod config;
+mod link;
 mod reader;
 mod table;
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, IntoConnectionInfo, Pipeline};
+use redis::{FromRedisValue, Pipeline, Value};
 
 use crate::RoutesUnavailable;
 
-pub use config::RoutesConfig;
+pub use config::{RedisMode, RoutesConfig};
+pub use link::{Failure, Link};
 pub use reader::RedisRoutes;
 pub use table::{Announced, RouteChange, RouteTable, SessionRoute};
 
-/// Pauses between attempts to connect.
-const RECONNECT_FIRST: Duration = Duration::from_millis(50);
-const RECONNECT_MAX: Duration = Duration::from_secs(1);
-
-/// A connection that is made when it is first used and made again when it breaks; and the names of keys.
+/// The way to Redis, and the names of keys.
 #[derive(Clone)]
 struct Store {
-    client: Client,
-    /// It spawns tasks when it is made, so the first use makes it.
-    connection: Arc<OnceLock<Result<ConnectionManager, RoutesUnavailable>>>,
-    timeout: Duration,
+    link: Link,
     prefix: String,
 }
 
@@ -51,33 +42,10 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// The tokio runtime of the first use drives the connection.
+    /// The tokio runtime of the first use drives the connections.
     fn open(config: &RoutesConfig) -> Result<Self, RoutesUnavailable> {
-        let mut info = config.url.as_str().into_connection_info().map_err(unavailable)?;
-        if !config.password.is_empty() {
-            let settings = info.redis_settings().clone().set_password(&config.password);
-            info = info.set_redis_settings(settings);
-        }
-        Ok(Self {
-            client: Client::open(info).map_err(unavailable)?,
-            connection: Arc::default(),
-            timeout: config.response_timeout,
-            prefix: config.key_prefix.clone(),
-        })
-    }
-
-    fn connection(&self) -> Result<ConnectionManager, RoutesUnavailable> {
-        let connect = || {
-            let settings = ConnectionManagerConfig::new()
-                .set_min_delay(RECONNECT_FIRST)
-                .set_max_delay(RECONNECT_MAX)
-                .set_number_of_retries(1)
-                .set_connection_timeout(Some(self.timeout))
-                .set_response_timeout(Some(self.timeout));
-            ConnectionManager::new_lazy_with_config(self.client.clone(), settings)
-                .map_err(unavailable)
-        };
-        self.connection.get_or_init(connect).clone()
+        let link = Link::open(config).map_err(unavailable)?;
+        Ok(Self { link, prefix: config.key_prefix.clone() })
     }
 
     fn gateways(&self) -> String {
@@ -88,23 +56,42 @@ impl Store {
         format!("{}routes:{app}/{user}", self.prefix)
     }
 
-    /// One round trip.
     async fn ask<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, RoutesUnavailable> {
-        let mut connection = self.connection()?;
-        let count = pipeline.len();
-        let answer = connection.req_packed_commands(pipeline, 0, count);
-        let answer = tokio::time::timeout(self.timeout, answer).await;
-        let values = answer
-            .map_err(|_| RoutesUnavailable(format!("Redis: no answer in {:?}", self.timeout)))?
-            .map_err(unavailable)?;
-        let whole = redis::Value::Array(values).extract_error().map_err(unavailable)?;
-        T::from_redis_value(whole).map_err(|error| unavailable(error.into()))
+        let values = self.link.ask(pipeline).await.map_err(unavailable)?;
+        T::from_redis_value(Value::Array(values)).map_err(unavailable)
     }
 }
 
-fn unavailable(error: redis::RedisError) -> RoutesUnavailable {
+fn unavailable(error: impl std::fmt::Display) -> RoutesUnavailable {
     RoutesUnavailable(format!("Redis: {error}"))
 }
+
+/// Whether Redis would serve us. One that is away is no error: it may come.
+///
+/// # Errors
+/// When it is there and refuses: wrong credentials, missing permissions, a server of another mode than the configuration says, or Sentinels
+/// that do not know the master.
+pub async fn probe(config: &RoutesConfig) -> Result<(), RoutesUnavailable> {
+    let patient = RoutesConfig { response_timeout: PROBE_TIMEOUT, ..config.clone() };
+    let store = Store::open(&patient)?;
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("EVAL").arg(PROBE).arg(1).arg(store.gateways());
+    match store.link.ask(&pipeline).await {
+        Err(refused) if refused.is_refusal() => Err(RoutesUnavailable(format!(
+            "Redis refuses: {refused}; correct mode, username and password of [routes]"
+        ))),
+        Err(error) => {
+            tracing::warn!(%error, "Redis is away; until it comes every delivery goes to every gateway");
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A start waits this long for an answer.
+const PROBE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+/// What the two tiers do with Redis, without a change.
+const PROBE: &str = "redis.call('TIME') return redis.call('HGET', KEYS[1], '')";
 
 /// Where a gateway is with its routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,16 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use roost_membership::redis::{Announced, RouteChange, SessionRoute};
+use roost_membership::redis::{Announced, RedisMode, RouteChange, SessionRoute, probe};
 use roost_membership::{Member, RedisRoutes, Ring, RouteTable, Routes, RoutesConfig};
-use roost_testing::Redis;
+use roost_testing::redis::MASTER_NAME;
+use roost_testing::{Redis, RedisCluster, Sentinels};
 
 /// Above what a busy machine needs to start a process.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn config(server: &Redis) -> RoutesConfig {
+    config_of(RedisMode::Single, server.url())
+}
+
+fn config_of(mode: RedisMode, url: String) -> RoutesConfig {
     RoutesConfig {
-        url: server.url(),
+        url,
+        mode,
+        sentinel_master: MASTER_NAME.to_owned(),
         pause: Duration::from_millis(20),
         response_timeout: Duration::from_secs(2),
         gateway_lease: Duration::from_secs(60),
@@ -190,4 +197,122 @@ async fn leases_end() {
     // A gateway that falls silent gets everything, because what it could not write is unknown; a route that is not renewed ends.
     wait_for(&routes, ["gw-1", "gw-1"]).await;
     assert_eq!(server.cli(&["KEYS", "roost:routes:*"]), "", "and leaves nothing behind");
+}
+
+/// Two gateways, both complete, alice on the first.
+async fn register(one: &RouteTable, two: &RouteTable) {
+    let wait = async {
+        loop {
+            let written = one.write(&[RouteChange::Set(session("alice", "phone", 1))]).await;
+            let is_known = announce(one, true).await == Announced::Again;
+            if written.is_ok() && is_known && announce(two, true).await == Announced::Again {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("Redis takes routes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_name_the_next_master() {
+    let mut sentinels = Sentinels::start();
+    let config = config_of(RedisMode::Sentinel, sentinels.url());
+    probe(&config).await.unwrap();
+    let one = RouteTable::open(&config, "gw-1", 1).unwrap();
+    let two = RouteTable::open(&config, "gw-2", 2).unwrap();
+    let routes = RedisRoutes::open(&config, ring()).unwrap();
+    register(&one, &two).await;
+    wait_for(&routes, ["gw-1", ""]).await;
+
+    let master = sentinels.master();
+    sentinels.servers[master].kill();
+    assert_eq!(ask(&routes).await, EVERYWHERE, "nobody is left out meanwhile");
+    register(&one, &two).await;
+    wait_for(&routes, ["gw-1", ""]).await;
+    assert_ne!(sentinels.master(), master);
+
+    // The next one falls silent: the former is back by then, and becomes the master again.
+    sentinels.servers[master].restart();
+    let silent = sentinels.master();
+    let is_replica = || sentinels.servers[master].cli(&["ROLE"]).starts_with("slave");
+    while !is_replica() {
+        tokio::task::yield_now().await;
+    }
+    sentinels.servers[silent].pause();
+    register(&one, &two).await;
+    wait_for(&routes, ["gw-1", ""]).await;
+    assert_eq!(sentinels.master(), master);
+    sentinels.servers[silent].resume();
+
+    let unknown = RoutesConfig { sentinel_master: "nobody".to_owned(), ..config };
+    let refused = probe(&unknown).await.unwrap_err().to_string();
+    assert!(refused.contains("[routes]"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_cluster_divides_the_routes() {
+    let mut cluster = RedisCluster::start();
+    let config = config_of(RedisMode::Cluster, cluster.url());
+    probe(&config).await.unwrap();
+    let one = RouteTable::open(&config, "gw-1", 1).unwrap();
+    let two = RouteTable::open(&config, "gw-2", 2).unwrap();
+    let routes = RedisRoutes::open(&config, ring()).unwrap();
+    register(&one, &two).await;
+    wait_for(&routes, ["gw-1", ""]).await;
+    // Many users in one question and one write, in order for each of them.
+    let names: Vec<String> = (0..200).map(|n| format!("user-{n}")).collect();
+    let route = |user, epoch| SessionRoute { app: "demo", user, device: "phone", epoch };
+    let changes: Vec<RouteChange<'_>> = names
+        .iter()
+        .flat_map(|user| {
+            [
+                RouteChange::Set(route(user, 1)),
+                RouteChange::Clear(route(user, 1)),
+                RouteChange::Set(route(user, 2)),
+            ]
+        })
+        .collect();
+    two.write(&changes).await.unwrap();
+    let users: Vec<&str> = names.iter().map(String::as_str).collect();
+    let answer = routes.gateways_of("demo", &users).await.unwrap();
+    assert!(answer.iter().all(|gateways| gateways.len() == 1 && *gateways[0] == *"gw-2"));
+    for master in &cluster.masters {
+        assert_ne!(master.cli(&["DBSIZE"]), "0", "every server has a share");
+    }
+
+    // One server away: nobody is left out. It comes back empty: written again.
+    cluster.masters[1].kill();
+    let answer = routes.gateways_of("demo", &users).await.unwrap();
+    assert!(answer.iter().all(|gateways| gateways.len() == 2));
+    cluster.masters[1].restart();
+    register(&one, &two).await;
+    wait_for(&routes, ["gw-1", ""]).await;
+}
+
+#[tokio::test]
+async fn a_start_names_wrong_credentials_and_modes() {
+    let user = ["--user", "roost", "on", ">of-the-user", "~roost:*", "+@all"];
+    let server =
+        Redis::start_with(&[["--requirepass", "of-the-server"].as_slice(), &user].concat());
+    let refused = async |config: RoutesConfig| {
+        let refused = probe(&config).await.unwrap_err().to_string();
+        assert!(refused.contains("[routes]"), "{refused}");
+    };
+    let config = config(&server);
+    refused(config.clone()).await;
+    refused(RoutesConfig { password: "wrong".to_owned(), ..config.clone() }).await;
+    let right = RoutesConfig { password: "of-the-server".to_owned(), ..config.clone() };
+    probe(&right).await.unwrap();
+    let named = RoutesConfig { username: "roost".to_owned(), ..config.clone() };
+    refused(RoutesConfig { password: "of-the-server".to_owned(), ..named.clone() }).await;
+    let user = RoutesConfig { password: "of-the-user".to_owned(), ..named };
+    probe(&user).await.unwrap();
+    let elsewhere = RoutesConfig { key_prefix: "other:".to_owned(), ..user };
+    refused(elsewhere).await;
+    refused(RoutesConfig { mode: RedisMode::Cluster, ..right.clone() }).await;
+    refused(RoutesConfig { mode: RedisMode::Sentinel, ..right.clone() }).await;
+
+    // Away is not wrong.
+    let away = RoutesConfig { url: "redis://127.0.0.1:1".to_owned(), ..RoutesConfig::default() };
+    probe(&away).await.unwrap();
 }

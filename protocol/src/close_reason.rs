@@ -72,6 +72,8 @@ close_reasons! {
     KickedByOtherDevice = 22, "kicked_by_other_device", Never;
     /// A newer connection of the same device took over.
     Superseded = 23, "superseded", Never;
+    /// The key of the token is not known here, and logic, which would know, has not answered yet.
+    KeysUnavailable = 24, "keys_unavailable", Backoff;
     /// Too many connections from this address.
     TooManyConnectionsPerIp = 30, "too_many_connections_per_ip", Backoff;
     /// Too many sessions of this user.

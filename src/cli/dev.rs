@@ -111,6 +111,7 @@ impl Server {
             routes: Arc::<Directory>::clone(gateway.directory()),
             ring: Arc::new(ArcSwap::new(Arc::clone(StaticList::alone(NAME, &frames)?.ring()))),
             clock: Clock::System,
+            redis: None,
         };
         drop(claim);
         let logic = match Logic::start(config.logic, keys, neighbours, true) {

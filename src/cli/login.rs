@@ -78,6 +78,7 @@ impl Login {
     /// Connects and waits for the session.
     pub(crate) async fn open(&self, verb: &str, start: Start) -> anyhow::Result<Client> {
         let client = Client::connect(self.config(verb, start)?)?;
+        let on_the_way = std::cell::RefCell::new(Disconnect::ConnectTimeout);
         let connected = async {
             loop {
                 match client.next_event().await {
@@ -85,8 +86,8 @@ impl Login {
                     Event::Disconnected { reason, .. } if !is_on_the_way(&reason) => {
                         return Err(self.explain(&reason, client.last_socket_error()));
                     }
-                    Event::Disconnected { .. }
-                    | Event::Acked(_)
+                    Event::Disconnected { reason, .. } => *on_the_way.borrow_mut() = reason,
+                    Event::Acked(_)
                     | Event::Refused { .. }
                     | Event::Message(_)
                     | Event::Receipt(_)
@@ -98,7 +99,7 @@ impl Login {
         };
         match tokio::time::timeout(CONNECT_DEADLINE, connected).await {
             Ok(outcome) => outcome.map(|()| client),
-            Err(_) => Err(self.explain(&Disconnect::ConnectTimeout, None)),
+            Err(_) => Err(self.explain(&on_the_way.borrow(), None)),
         }
     }
 
@@ -175,6 +176,10 @@ impl Login {
             | CloseReason::SocketError
             | CloseReason::Redirected
             | CloseReason::Internal => None,
+            CloseReason::KeysUnavailable => Some(
+                "The gateway could not ask logic for the key of this token: is logic running, and does the gateway's \
+                 cluster.logic name it?",
+            ),
         }
     }
 
@@ -208,7 +213,9 @@ impl Login {
 pub(crate) fn is_on_the_way(reason: &Disconnect) -> bool {
     match reason {
         Disconnect::Redirected(_) => true,
-        Disconnect::ByServer { reason, .. } => matches!(reason, CloseReason::Redirected),
+        Disconnect::ByServer { reason, .. } => {
+            matches!(reason, CloseReason::Redirected | CloseReason::KeysUnavailable)
+        }
         Disconnect::Lost
         | Disconnect::ConnectFailed
         | Disconnect::ConnectTimeout

@@ -17,6 +17,7 @@ use roost_logic::clock::Clock;
 use roost_logic::{Logic, Neighbours};
 use roost_membership::static_list::EveryGateway;
 use roost_membership::{RedisRoutes, SharedRoutes};
+use tokio::runtime::Runtime;
 
 use super::dev::{EXIT_INTERRUPTED, Signals, verification_keys};
 use super::members::Members;
@@ -77,12 +78,17 @@ pub(crate) fn run(tier: Tier, args: &Args) -> Result<ExitCode> {
         Tier::Gateway => format!("roost gateway {}", config.gateway.name),
         Tier::Logic => format!("roost logic {}", config.logic.name),
     };
+    if config.routes.is_used() {
+        runtime
+            .block_on(roost_membership::redis::probe(&config.routes))
+            .context("the route table cannot be used")?;
+    }
     let bus = runtime
         .block_on(RabbitBus::connect(config.bus.clone(), &name))
         .context("the bus cannot be used")?;
     let stop: Box<dyn FnOnce() + Send> = match tier {
         Tier::Gateway => start_gateway(config, &bus)?,
-        Tier::Logic => start_logic(config, &bus)?,
+        Tier::Logic => start_logic(config, &bus, &runtime)?,
     };
     runtime.block_on(async {
         signals.next().await;
@@ -101,9 +107,10 @@ type Stop = Box<dyn FnOnce() + Send>;
 
 fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
     let keys = auth::app_keys(&config.logic)?;
-    if keys.is_empty() {
+    let logic = config.cluster.logic_addresses().map_err(anyhow::Error::msg)?;
+    if keys.is_empty() && logic.is_empty() {
         bail!(
-            "logic.apps names no key, so no token could be verified: add [[logic.apps]] with [[logic.apps.keys]]"
+            "cluster.logic names no logic process and logic.apps no key, so no token could be verified: add one of them"
         );
     }
     let verification = verification_keys(&keys)?;
@@ -111,7 +118,7 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
     let routes = config.routes.is_used().then_some(config.routes);
     let ring = config.cluster.redirect.then(|| members.ring().clone());
     let shed = config.cluster.shed();
-    let neighbours = gateway::Neighbours { bus: bus.shared(), routes, ring, shed };
+    let neighbours = gateway::Neighbours { bus: bus.shared(), routes, ring, shed, logic };
     let gateway = match Gateway::start(config.gateway, verification, neighbours) {
         Ok(gateway) => gateway,
         Err(error) => {
@@ -146,18 +153,32 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
     }))
 }
 
-fn start_logic(config: Config, bus: &RabbitBus) -> Result<Stop> {
+fn start_logic(config: Config, bus: &RabbitBus, runtime: &Runtime) -> Result<Stop> {
     let keys = Keys::open(&config.logic, false)?;
     let members = Members::follow(&config)?;
     let ring = Arc::clone(members.ring().shared());
-    let routes: SharedRoutes = match config.routes.is_used() {
-        true => Arc::new(RedisRoutes::open(&config.routes, Arc::clone(&ring))?),
-        false => Arc::new(EveryGateway::of(Arc::clone(&ring))),
+    let redis = config.routes.is_used().then_some(config.routes);
+    let mut breakers = Vec::new();
+    let routes: SharedRoutes = match &redis {
+        Some(redis) => {
+            let routes = RedisRoutes::open(redis, Arc::clone(&ring))?;
+            breakers.push(Arc::clone(routes.breaker()));
+            Arc::new(routes)
+        }
+        None => Arc::new(EveryGateway::of(Arc::clone(&ring))),
     };
-    let neighbours = Neighbours { bus: bus.shared(), routes, ring, clock: Clock::System };
+    let admin = config.logic.admin_listen;
+    let admin = runtime.block_on(tokio::net::TcpListener::bind(admin)).with_context(|| {
+        format!("cannot listen on {admin}: stop what uses it, or change logic.admin_listen")
+    })?;
+    let admin_address = admin.local_addr()?;
+    let neighbours = Neighbours { bus: bus.shared(), routes, ring, clock: Clock::System, redis };
     let logic = Logic::start(config.logic, keys, neighbours, false)?;
+    let report = logic.report().with(Arc::clone(bus.counters()), breakers);
+    runtime.spawn(roost_health::admin::serve(admin, report));
     let mut out = std::io::stdout().lock();
     writeln!(out, "http     http://{}  (OpenAPI: /v1/openapi.json)", logic.http_address)?;
+    writeln!(out, "admin    http://{admin_address}  (/readyz?verbose, /metrics)")?;
     writeln!(out, "ready")?;
     out.flush()?;
     Ok(Box::new(move || {

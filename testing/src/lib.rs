@@ -23,5 +23,5 @@ pub use mariadb::MariaDb;
 pub use postgresql::PostgreSql;
 pub use process::Process;
 pub use rabbitmq::RabbitMq;
-pub use redis::Redis;
+pub use redis::{Redis, RedisCluster, Sentinels};
 pub use zookeeper::ZooKeeper;

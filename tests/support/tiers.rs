@@ -35,9 +35,16 @@ impl Tier {
         assert!(status.expect("kill").success());
     }
 
+    /// With any free port for the operator's endpoint of logic.
     pub fn start(tier: &str, config: &Path) -> Self {
+        Self::start_with(tier, config, 0)
+    }
+
+    /// With this port for it.
+    pub fn start_with(tier: &str, config: &Path, logic_admin: u16) -> Self {
         let mut command = roost();
         command.args([tier, "--config"]).arg(config).stdout(Stdio::piped());
+        command.env("ROOST_LOGIC__ADMIN_LISTEN", format!("127.0.0.1:{logic_admin}"));
         let mut child = command.spawn().expect("roost starts");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let started = Self(child);
@@ -69,6 +76,15 @@ pub fn token(user: &str) -> String {
     let claims = serde_json::json!({"app": "shop", "sub": user, "iat": now, "exp": now + 600});
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
     jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+}
+
+/// The access token of POST /v1/login.
+pub fn login(http_port: u16, user: &str) -> String {
+    let account = serde_json::json!({"app": "shop", "user": user, "password": "correct horse"});
+    let url = format!("http://127.0.0.1:{http_port}/v1/login");
+    let mut answer = ureq::post(url).send_json(&account).expect("a login");
+    let pair: serde_json::Value = answer.body_mut().read_json().expect("tokens");
+    pair["access_token"].as_str().expect("an access token").to_owned()
 }
 
 /// `roost VERB --as USER --server SERVER REST`.

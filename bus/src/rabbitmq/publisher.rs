@@ -84,10 +84,12 @@ pub(super) async fn run(
             next_number,
             is_blocked: false,
         };
+        inner.counters.connected.set(1);
         let ended = session.run(&connection, &mut waiting, &mut end).await;
         next_number = session.next_number;
         let failure = session.fail_all(ended.err());
         inner.counters.blocked.set(0);
+        inner.counters.connected.set(0);
         connection::close(&connection).await;
         let Some(failure) = failure else { return };
         inner.counters.connections_lost.add(1);

@@ -1,85 +1,86 @@
-//! The operator's HTTP: /livez, /readyz and /metrics. On loopback unless configured otherwise: there is no authentication.
+//! What the operator's endpoint tells of a gateway.
 //!
-//! Live means this thread answers. Ready means a new client is welcome: not draining, the bus confirms, there is a free place, and no
-//! other gateway has this one's name.
+//! Ready means a new client is welcome: not draining, the bus confirms, login tokens can be checked, there is a free place, and no other
+//! gateway has this one's name.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use tokio::net::TcpListener;
+use roost_health::admin::Checks;
+use roost_health::{Check, Level, Report};
 
 use crate::gateway::Status;
 use crate::io::acceptor::AcceptPause;
-use crate::metrics::exposition::{CONTENT_TYPE, Exposition};
+use crate::metrics::exposition::Exposition;
 
-/// What the handlers read.
+/// What is read.
 #[derive(Debug)]
 pub(crate) struct AdminState {
     pub(crate) status: Arc<Status>,
     pub(crate) exposition: Exposition,
 }
 
-/// Serves until dropped.
-pub(crate) async fn serve(listener: TcpListener, state: AdminState) {
-    let router = Router::new()
-        .route("/livez", get(|| async { "live\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(state));
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the admin endpoint ended");
+impl Report for AdminState {
+    fn checks(&self) -> Checks<'_> {
+        Box::pin(std::future::ready(checks(&self.status)))
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let status = &self.status;
+        let sum = |of: fn(&crate::metrics::ShardCounters) -> u64| -> String {
+            status.shards.iter().map(|shard| of(shard)).sum::<u64>().to_string()
+        };
+        vec![
+            ("driver", status.driver_reason.clone()),
+            ("shards", status.shards.len().to_string()),
+            ("connections", sum(|s| s.connections.get())),
+            ("sessions", sum(|s| s.sessions.get())),
+            ("room for connections", status.capacity.to_string()),
+        ]
+    }
+
+    fn metrics(&self) -> String {
+        self.exposition.text(|out| self.status.append_metrics(out))
     }
 }
 
-async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
-    let text = state.exposition.text(|out| state.status.append_metrics(out));
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
-}
-
-async fn readyz(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery) -> Response {
-    let is_verbose = query.is_some_and(|q| q.split('&').any(|part| part.starts_with("verbose")));
-    let (is_ready, text) = report(&state.status, is_verbose);
-    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, text).into_response()
-}
-
-/// Whether a new client is welcome, and one line per check when verbose.
-fn report(status: &Status, is_verbose: bool) -> (bool, String) {
+fn checks(status: &Status) -> Vec<Check> {
     let control = &status.control;
     let bus_is_well = control.bus_failing.get() == 0 && control.consumer_open.get() == 1;
     let pause = status.acceptor.pause();
-    let membership = status.membership();
+    let missing = |is_well| Level::Missing.or(is_well);
+    let bus = if bus_is_well { "ok" } else { "does not confirm or deliver" };
+    let draining = if status.is_draining() { "yes" } else { "no" };
     let mut checks = vec![
-        ("draining", !status.is_draining(), if status.is_draining() { "yes" } else { "no" }),
-        ("bus", bus_is_well, if bus_is_well { "ok" } else { "does not confirm or deliver" }),
-        ("accepting", pause == AcceptPause::None, pause_text(pause)),
+        Check::new("draining", missing(!status.is_draining()), draining),
+        Check::new("bus", missing(bus_is_well), bus),
+        Check::new("accepting", missing(pause == AcceptPause::None), pause_text(pause)),
     ];
-    if let Some((is_well, text)) = &membership {
-        checks.push(("membership", *is_well, text));
+    if let Some((is_well, text)) = status.membership() {
+        checks.push(Check::new("membership", missing(is_well), text));
     }
-    let is_ready = checks.iter().all(|(_, is_well, _)| *is_well);
-    let mut text = String::from(if is_ready { "ready\n" } else { "not ready\n" });
-    if is_verbose {
-        for (name, is_well, value) in checks {
-            let mark = if is_well { "ok " } else { "BAD" };
-            // A String takes everything.
-            let _ = writeln!(text, "[{mark}] {name}: {value}");
+    if status.uses_login_keys {
+        checks.push(login_keys(status));
+    }
+    if status.uses_routes {
+        let is_complete = control.routes_complete.get() == 1;
+        let text = if is_complete { "ok" } else { "not all in Redis: every delivery comes here" };
+        checks.push(Check::new("routes", Level::Degraded.or(is_complete), text));
+    }
+    checks
+}
+
+/// Keys that logic published once go on counting while it is away.
+fn login_keys(status: &Status) -> Check {
+    let control = &status.control;
+    let (level, text) = match control.login_keys.get() {
+        0 => (Level::Missing, "none yet: no process of cluster.logic tells them".to_owned()),
+        count if control.login_keys_complete.get() == 1 => (Level::Well, count.to_string()),
+        count => {
+            let text = format!("{count}; some process of cluster.logic does not answer now");
+            (Level::Degraded, text)
         }
-        let sum = |of: fn(&crate::metrics::ShardCounters) -> u64| -> u64 {
-            status.shards.iter().map(|shard| of(shard)).sum()
-        };
-        let _ = writeln!(text, "driver: {}", status.driver_reason);
-        let _ = writeln!(text, "shards: {}", status.shards.len());
-        let _ = writeln!(text, "connections: {}", sum(|s| s.connections.get()));
-        let _ = writeln!(text, "sessions: {}", sum(|s| s.sessions.get()));
-        let _ = writeln!(text, "room for connections: {}", status.capacity);
-    }
-    (is_ready, text)
+    };
+    Check::new("login keys", level, text)
 }
 
 fn pause_text(pause: AcceptPause) -> &'static str {

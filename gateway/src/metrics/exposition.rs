@@ -15,9 +15,6 @@ use super::{ControlCounters, MetricKind, PlainCounter, ShardCounters};
 use crate::io::acceptor::AcceptorStatistics;
 use crate::shard::inbound::Gate;
 
-/// Content type of [`Exposition::text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Everything a scrape reads.
 #[derive(Debug, Clone)]
 pub struct Sources {

@@ -4,6 +4,7 @@
 //! place for the new one, which is the [directory](super::directory)'s, and encode CONNECTED, which is the connection's.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use roost_protocol::CloseReason;
@@ -13,6 +14,7 @@ use roost_protocol::limits::PROTOCOL_VERSION;
 
 use super::SessionIdentity;
 use super::directory::{Authenticated, Directory};
+use super::key_refresh::KeyRefresh;
 use super::keys::VerificationKeys;
 use super::resume_token::{Resume, ResumeKey};
 
@@ -20,6 +22,7 @@ use super::resume_token::{Resume, ResumeKey};
 pub struct Handshake {
     keys: ArcSwap<VerificationKeys>,
     resume: ResumeKey,
+    refresh: Option<Arc<KeyRefresh>>,
 }
 
 impl fmt::Debug for Handshake {
@@ -31,18 +34,41 @@ impl fmt::Debug for Handshake {
 impl Handshake {
     /// With the keys to begin with.
     pub fn new(keys: VerificationKeys, resume: ResumeKey) -> Self {
-        Self { keys: ArcSwap::from_pointee(keys), resume }
+        Self { keys: ArcSwap::from_pointee(keys), resume, refresh: None }
+    }
+
+    /// Who is asked for a key that is not here.
+    pub fn refreshed_by(mut self, refresh: Arc<KeyRefresh>) -> Self {
+        self.refresh = Some(refresh);
+        self
+    }
+
+    /// The present keys.
+    pub fn keys(&self) -> VerificationKeys {
+        VerificationKeys::clone(&self.keys.load())
     }
 
     /// Replaces all keys; sessions that exist stay.
     pub fn set_keys(&self, keys: VerificationKeys) {
-        self.keys.store(std::sync::Arc::new(keys));
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// Why a token was refused: a key that may have been made since is asked for, and the client told to come again.
+    fn refusal(&self, keys: &VerificationKeys, token: &str) -> CloseReason {
+        let made_s = keys.made_with_unknown_key(token);
+        match (&self.refresh, made_s) {
+            (Some(refresh), Some(made_s)) if !refresh.knows_all_until(made_s) => {
+                refresh.ask();
+                CloseReason::KeysUnavailable
+            }
+            _ => CloseReason::BadToken,
+        }
     }
 
     /// Checks version and credential; `now_us` is microseconds since 1970.
     ///
     /// # Errors
-    /// `UnsupportedVersion`, `TokenExpired`, or `BadToken`.
+    /// `UnsupportedVersion`, `TokenExpired`, `BadToken`, or `KeysUnavailable`.
     pub fn authenticate(
         &self,
         connect: &Connect<'_>,
@@ -64,9 +90,14 @@ impl Handshake {
             })
         };
         match connect.credential {
-            Credential::Token(token) => self.keys.load().verify(token, now_s, |claims| {
-                login(claims.app, claims.user, connect.last_session_epoch, claims.expires_s)
-            }),
+            Credential::Token(token) => {
+                let keys = self.keys.load();
+                let verified = keys.verify(token, now_s, |claims| {
+                    login(claims.app, claims.user, connect.last_session_epoch, claims.expires_s)
+                });
+                let is_bad = verified == Err(CloseReason::BadToken);
+                if is_bad { Err(self.refusal(&keys, token)) } else { verified }
+            }
             Credential::Resume(token) => self.resume.verify(token, now_s, |resume| {
                 let ids = [resume.app, resume.user, resume.device];
                 let is_device = resume.device == connect.device_id.as_str();
@@ -155,6 +186,40 @@ mod tests {
         let swapped = connect(Credential::Token(&token), "d1");
         let refused = handshake.authenticate(&swapped, &directory, NOW_US);
         assert_eq!(refused, Err(CloseReason::BadToken));
+    }
+
+    #[test]
+    fn an_unknown_key_may_be_a_new_one_until_logic_has_told_all() {
+        use base64::Engine;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+        use super::super::keys::CLOCK_SKEW_S;
+        let made_s = NOW_US / 1_000_000;
+        let claims =
+            format!(r#"{{"app":"demo","sub":"alice","iat":{made_s},"exp":{}}}"#, made_s + 9);
+        let token = |kid: &str| {
+            let header = format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#);
+            format!("{}.{}.AAAA", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&claims))
+        };
+        let refresh = Arc::new(KeyRefresh::default());
+        let mut keys = VerificationKeys::new();
+        keys.add_hs256("known", None, &[1; 32]).unwrap();
+        let handshake = Handshake::new(keys.clone(), ResumeKey::new(b"secret"));
+        let check = |handshake: &Handshake, token: &str, expected| {
+            let connect = connect(Credential::Token(token), "d1");
+            let refused = handshake.authenticate(&connect, &Directory::new("gw", 0), NOW_US);
+            assert_eq!(refused, Err(expected), "{token}");
+        };
+        check(&handshake, &token("new"), CloseReason::BadToken);
+        let handshake = handshake.refreshed_by(Arc::clone(&refresh));
+        check(&handshake, &token("new"), CloseReason::KeysUnavailable);
+        check(&handshake, "garbage", CloseReason::BadToken);
+        check(&handshake, &token("known"), CloseReason::BadToken);
+        // Logic has told all its keys, but this one may be newer, or a clock a little wrong.
+        refresh.settle(made_s + u64::from(CLOCK_SKEW_S) - 1);
+        check(&handshake, &token("new"), CloseReason::KeysUnavailable);
+        refresh.settle(made_s + u64::from(CLOCK_SKEW_S));
+        check(&handshake, &token("new"), CloseReason::BadToken);
     }
 
     #[test]

@@ -136,6 +136,26 @@ impl VerificationKeys {
         read(&key.check_claims(&claims, now_s)?)
     }
 
+    /// When the token says that it was made, in seconds since 1970, if its key is not here: perhaps one that its signer has made since. Its
+    /// signature is not checked, so the time is good for nothing but the advice to come again.
+    pub fn made_with_unknown_key(&self, token: &str) -> Option<u64> {
+        let mut parts = token.split('.');
+        let mut buffer = [0u8; PART_BYTES_MAX + 3];
+        let header = decode(parts.next()?, &mut buffer).ok()?;
+        let header: Header<'_> = serde_json::from_slice(header).ok()?;
+        if self.by_id.contains_key(&*header.kid) {
+            return None;
+        }
+        let claims = decode(parts.next()?, &mut buffer).ok()?;
+        let claims: Claims<'_> = serde_json::from_slice(claims).ok()?;
+        Some(claims.iat.0)
+    }
+
+    /// Whether there is a key of this id.
+    pub fn contains(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
     fn key_of(&self, header: &[u8]) -> Result<&Key, CloseReason> {
         let header: Header<'_> =
             serde_json::from_slice(header).map_err(|_| CloseReason::BadToken)?;

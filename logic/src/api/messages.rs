@@ -64,6 +64,10 @@ impl From<Unanswered> for Problem {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
             Unanswered::Busy => Self::new(Code::Busy, "too many requests wait"),
+            Unanswered::Interrupted => Self::new(
+                Code::Unavailable,
+                "requests before this one had no answer; nothing was sent",
+            ),
             Unanswered::Unknown => Self::new(Code::Timeout, "no answer in time"),
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use roost_bus::{OutboundConsumer, PublishError, SharedBus};
+use roost_health::Breaker;
 use roost_protocol::FrameKind;
 use roost_protocol::envelope::{
     ConnectionAddress, Inbound, InboundBatchBuilder, InboundKind, Outbound, OutboundBatch,
@@ -17,6 +18,9 @@ use roost_protocol::topology::Partition;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+/// So many requests in a row without an answer, and others are told at once that it takes longer; asked again after the pause.
+const UNANSWERED_MAX: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 /// Requests that may wait for their answer.
 const WAITING_MAX: usize = 4_096;
 
@@ -25,6 +29,8 @@ const WAITING_MAX: usize = 4_096;
 pub(crate) enum Unanswered {
     /// Too many wait, or the bus is full: nothing was sent.
     Busy,
+    /// Those before had no answer: nothing was sent.
+    Interrupted,
     /// Perhaps done, perhaps not.
     Unknown,
 }
@@ -45,6 +51,7 @@ pub(crate) struct BusSender {
     origin: Arc<str>,
     timeout: Duration,
     waiting: Arc<Mutex<Waiting>>,
+    breaker: Arc<Breaker>,
 }
 
 #[derive(Default)]
@@ -68,7 +75,27 @@ impl Drop for Place<'_> {
 impl BusSender {
     /// A sender with the delivery queue `origin`, and the consumer that brings it answers.
     pub(crate) fn new(bus: SharedBus, origin: &str, timeout: Duration) -> Self {
-        Self { bus, origin: origin.into(), timeout, waiting: Arc::default() }
+        let breaker = Arc::new(Breaker::new("http_to_bus", UNANSWERED_MAX, PAUSE));
+        Self { bus, origin: origin.into(), timeout, waiting: Arc::default(), breaker }
+    }
+
+    /// What stands before the bus.
+    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    fn pass(&self) -> Result<(), Unanswered> {
+        match self.breaker.try_pass(std::time::Instant::now()) {
+            true => Ok(()),
+            false => Err(Unanswered::Interrupted),
+        }
+    }
+
+    /// A full bus answers; one that does not answer is away.
+    fn note<T>(&self, result: Result<T, Unanswered>) -> Result<T, Unanswered> {
+        let is_well = !matches!(result, Err(Unanswered::Unknown));
+        self.breaker.note(std::time::Instant::now(), is_well);
+        result
     }
 
     /// Hands answers to who waits for them, until the bus is closed.
@@ -137,20 +164,25 @@ impl BusSender {
         &self,
         operation: &Operation<'_>,
     ) -> Result<(FrameKind, Bytes), Unanswered> {
-        let deadline = Instant::now() + self.timeout;
         let (place, answer) = self.place().ok_or(Unanswered::Busy)?;
-        let body = self.body(operation, place.address);
-        self.publish(operation, body, deadline).await?;
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => Err(Unanswered::Unknown),
-        }
+        self.pass()?;
+        let asked = async {
+            let deadline = Instant::now() + self.timeout;
+            let body = self.body(operation, place.address);
+            self.publish(operation, body, deadline).await?;
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(_)) | Err(_) => Err(Unanswered::Unknown),
+            }
+        };
+        self.note(asked.await)
     }
 
     /// Sends an operation that is not answered; returns when the bus has taken it.
     pub(crate) async fn tell(&self, operation: &Operation<'_>) -> Result<(), Unanswered> {
+        self.pass()?;
         let body = self.body(operation, ConnectionAddress::default());
-        self.publish(operation, body, Instant::now() + self.timeout).await
+        self.note(self.publish(operation, body, Instant::now() + self.timeout).await)
     }
 
     async fn publish(

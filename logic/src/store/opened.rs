@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use roost_health::Breaker;
+use roost_membership::RoutesConfig;
+
 use super::server::ServerStore;
 use super::sqlite::SqliteStore;
 use super::{Result, SharedStore, StoreError};
 use crate::config::LogicConfig;
+use crate::soft_state::redis::{CacheCounters, InboxCache};
+use crate::soft_state::{CachedStore, Epoch};
 
 /// What opens and closes differently; everything else goes over [`super::Store`].
 #[derive(Debug)]
@@ -44,6 +49,28 @@ impl Opened {
                         delete it and everybody logs in again";
             StoreError::Damaged(what.to_owned())
         })
+    }
+
+    /// Behind the cache that `server` and the configuration name; SQLite needs none.
+    pub(crate) async fn cached(
+        &self,
+        config: &LogicConfig,
+        server: Option<&RoutesConfig>,
+        counters: &CacheCounters,
+    ) -> Result<(SharedStore, Option<Arc<Breaker>>)> {
+        let (Self::Server(store), Some(server)) = (self, server) else {
+            return Ok((self.shared(), None));
+        };
+        if !config.offline_cache.enabled {
+            return Ok((self.shared(), None));
+        }
+        let mut ours = [0; 8];
+        getrandom::fill(&mut ours).map_err(|error| StoreError::Refused(error.to_string()))?;
+        let epoch = Epoch::from_agreed(&store.agree("offline_cache", &ours).await?);
+        let cache = InboxCache::open(server, &config.offline_cache, epoch, counters.clone());
+        let cache = cache.map_err(|error| StoreError::Refused(error.to_string()))?;
+        let breaker = Arc::clone(cache.breaker());
+        Ok((Arc::new(CachedStore::new(self.shared(), cache)), Some(breaker)))
     }
 
     /// Returns when the runtime of the caller is not needed any more.

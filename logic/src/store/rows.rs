@@ -218,7 +218,7 @@ pub struct Quarantined {
 }
 
 /// A message as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "columns of the table")]
 pub struct StoredMessage {
     pub conversation: String,

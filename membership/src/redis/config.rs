@@ -2,15 +2,40 @@
 
 use std::time::Duration;
 
-use redis::IntoConnectionInfo;
 use roost_config::{ConfigError, documented, milliseconds};
+use serde::{Deserialize, Serialize};
+
+use super::link::nodes;
+
+/// What `routes.url` names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisMode {
+    /// A server.
+    #[default]
+    Single,
+    /// Sentinels, which name the server.
+    Sentinel,
+    /// Some servers of a cluster, which name the others.
+    Cluster,
+}
 
 documented! {
     /// The route table: which gateway holds sessions of which user. Soft state: it may be lost at any time.
     pub struct RoutesConfig {
-        /// A Redis server (5.0 or later) as redis://HOST:PORT/DATABASE. Empty: no route table, every delivery goes to every gateway.
+        /// Redis (5.0 or later) as redis://HOST:PORT/DATABASE. Several Sentinels, or several servers of a cluster, are separated by commas.
+        /// Empty: no route table, every delivery goes to every gateway.
         url ("url"): String = String::new();
-        /// Password at the server. Better given as the environment variable ROOST_ROUTES__PASSWORD than written here.
+        /// What url names: "single", a server; "sentinel", Sentinels; "cluster", servers of a Redis Cluster, whose clocks then have to agree
+        /// within a second.
+        mode ("mode"): RedisMode = RedisMode::Single;
+        /// With Sentinels: the name that they know the master by.
+        sentinel_master ("sentinel_master"): String = "mymaster".to_owned();
+        /// With Sentinels: their password, if they have one. Better given as ROOST_ROUTES__SENTINEL_PASSWORD than written here.
+        sentinel_password ("sentinel_password"): String = String::new();
+        /// User at the servers; empty: the default user.
+        username ("username"): String = String::new();
+        /// Password at the servers. Better given as the environment variable ROOST_ROUTES__PASSWORD than written here.
         password ("password"): String = String::new();
         /// Begin of all keys: several clusters may share a server.
         key_prefix ("key_prefix"): String = "roost:".to_owned();
@@ -43,12 +68,15 @@ impl RoutesConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         let fail = |key, problem: String| Err(ConfigError { key, problem });
         if self.is_used()
-            && let Err(error) = self.url.as_str().into_connection_info()
+            && let Err(problem) = self.check_url()
         {
-            let problem = format!(
-                "{error}; write redis://HOST:PORT/DATABASE (no TLS, Sentinel or Cluster yet)"
-            );
             return fail("url", problem);
+        }
+        if self.mode == RedisMode::Sentinel && self.sentinel_master.is_empty() {
+            return fail(
+                "sentinel_master",
+                "is empty: write the name from sentinel.conf".to_owned(),
+            );
         }
         for (key, value, least, most) in [
             ("lease_ms", self.lease, 1_000, 86_400_000),
@@ -62,6 +90,20 @@ impl RoutesConfig {
             }
         }
         Ok(())
+    }
+
+    fn check_url(&self) -> Result<(), String> {
+        let nodes = nodes(self)
+            .map_err(|error| format!("{error}; write redis://HOST:PORT/DATABASE (no TLS yet)"))?;
+        match self.mode {
+            RedisMode::Single if nodes.len() > 1 => {
+                Err("names several servers: say with mode what they are".to_owned())
+            }
+            RedisMode::Cluster if nodes.iter().any(|node| node.redis_settings().db() != 0) => {
+                Err("names a database; a Redis Cluster has none".to_owned())
+            }
+            RedisMode::Single | RedisMode::Sentinel | RedisMode::Cluster => Ok(()),
+        }
     }
 }
 
@@ -79,9 +121,21 @@ mod tests {
     #[test]
     fn unusable_values_name_their_key() {
         check(|_| (), None);
-        check(|c| c.url = "redis://127.0.0.1:6379/2".to_owned(), None);
-        check(|c| c.url = "127.0.0.1:6379".to_owned(), Some("url"));
-        check(|c| c.url = "rediss://127.0.0.1:6379".to_owned(), Some("url"));
+        let url = |mode, url: &str, key| {
+            let change = |c: &mut RoutesConfig| (c.mode, c.url) = (mode, url.to_owned());
+            check(change, key);
+        };
+        url(RedisMode::Single, "redis://127.0.0.1:6379/2", None);
+        url(RedisMode::Single, "127.0.0.1:6379", Some("url"));
+        url(RedisMode::Single, "rediss://127.0.0.1:6379", Some("url"));
+        url(RedisMode::Single, "redis://h:1,redis://h:2", Some("url"));
+        url(RedisMode::Cluster, "redis://h:1, redis://h:2", None);
+        url(RedisMode::Cluster, "redis://h:1/1", Some("url"));
+        url(RedisMode::Sentinel, "redis://h:1/1,redis://h:2/1", None);
+        check(
+            |c| (c.mode, c.sentinel_master) = (RedisMode::Sentinel, String::new()),
+            Some("sentinel_master"),
+        );
         check(|c| c.lease = Duration::from_millis(1), Some("lease_ms"));
         check(|c| c.pause = Duration::ZERO, Some("pause_ms"));
     }

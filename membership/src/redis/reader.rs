@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use redis::Pipeline;
-use tokio::time::Instant;
+use roost_health::{Breaker, BreakerState};
 
 use super::{Entry, RoutesConfig, State, Store, three_words};
 use crate::static_list::EveryGateway;
@@ -22,6 +23,9 @@ local lease_end = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 10
 redis.call('HSET', KEYS[1], ARGV[1], incarnation .. ' gone ' .. lease_end)
 return 1";
 
+/// The time where the gateways are.
+const NOW: &str = "return redis.call('TIME')";
+
 /// Stands for a gateway without an entry.
 const NO_INCARNATION: &str = "0";
 
@@ -32,10 +36,8 @@ type Answer = Vec<Vec<Arc<str>>>;
 pub struct RedisRoutes {
     store: Store,
     ring: Arc<ArcSwap<Ring>>,
-    pause: std::time::Duration,
     gateway_lease_ms: u64,
-    /// Redis is away, and is asked again then.
-    away_until: Mutex<Option<Instant>>,
+    breaker: Arc<Breaker>,
     /// The gateways as the last answer had them.
     seen: Mutex<Arc<Gateways>>,
 }
@@ -56,16 +58,15 @@ impl RedisRoutes {
         Ok(Self {
             store: Store::open(config)?,
             ring,
-            pause: config.pause,
             gateway_lease_ms: u64::try_from(config.gateway_lease.as_millis()).unwrap_or(u64::MAX),
-            away_until: Mutex::default(),
+            breaker: Arc::new(Breaker::new("redis_routes", 1, config.pause)),
             seen: Mutex::default(),
         })
     }
 
     async fn ask(&self, app: &str, users: &[&str]) -> Result<Answer, RoutesUnavailable> {
         let mut pipeline = Pipeline::with_capacity(users.len() + 2);
-        pipeline.cmd("TIME");
+        pipeline.cmd("EVAL").arg(NOW).arg(1).arg(self.store.gateways());
         pipeline.cmd("HGETALL").arg(self.store.gateways());
         for user in users {
             pipeline.cmd("HGETALL").arg(self.store.user(app, user));
@@ -105,25 +106,18 @@ impl RedisRoutes {
         registering.chain(silent).collect()
     }
 
-    fn is_away(&self) -> bool {
-        self.away_until.lock().is_some_and(|until| Instant::now() < until)
+    /// What stands before Redis.
+    pub fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
     }
 
     fn note(&self, result: Result<&(), &RoutesUnavailable>) {
-        let mut away_until = self.away_until.lock();
-        match (result, away_until.is_some()) {
-            (Ok(()), true) => {
-                *away_until = None;
-                tracing::info!("routes are back");
-            }
-            (Err(error), was_away) => {
-                *away_until = Some(Instant::now() + self.pause);
-                if !was_away {
-                    tracing::warn!(%error, "no routes: deliveries go to every gateway");
-                }
-            }
-            (Ok(()), false) => {}
+        if let Err(error) = result
+            && self.breaker.state() == BreakerState::Closed
+        {
+            tracing::warn!(%error, "no routes: deliveries go to every gateway");
         }
+        self.breaker.note(Instant::now(), result.is_ok());
     }
 
     fn everywhere(&self, users: &[&str]) -> Answer {
@@ -132,8 +126,7 @@ impl RedisRoutes {
 }
 
 fn take<T: redis::FromRedisValue>(value: Option<redis::Value>) -> Result<T, RoutesUnavailable> {
-    T::from_redis_value(value.unwrap_or(redis::Value::Nil))
-        .map_err(|error| super::unavailable(error.into()))
+    T::from_redis_value(value.unwrap_or(redis::Value::Nil)).map_err(super::unavailable)
 }
 
 /// The gateways with a live route of the user, and those that may have one.
@@ -165,7 +158,7 @@ impl Routes for RedisRoutes {
         users: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Answer, RoutesUnavailable>> {
         Box::pin(async move {
-            if self.is_away() {
+            if !self.breaker.try_pass(Instant::now()) {
                 return Ok(self.everywhere(users));
             }
             let answer = self.ask(app, users).await;
@@ -177,7 +170,7 @@ impl Routes for RedisRoutes {
     /// All routes to the gateway end at once, until it announces itself again.
     fn returned<'a>(&'a self, gateway: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            if self.is_away() {
+            if !self.breaker.try_pass(Instant::now()) {
                 return;
             }
             let seen = Arc::clone(&self.seen.lock());
