@@ -241,3 +241,29 @@ async fn several_writers_on_mariadb() {
 async fn several_writers_on_postgresql() {
     check(&Server::PostgreSql(PostgreSql::start())).await;
 }
+
+/// Several processes that start at the same time on a database without a schema.
+async fn all_start_on_an_empty_database(server: Server) {
+    let config = StoreConfig { url: server.url(), ..StoreConfig::default() };
+    let starts: Vec<_> = (0..6)
+        .map(|number| {
+            let config = config.clone();
+            tokio::spawn(async move {
+                ServerStore::open(&config, &format!("logic-{number}"), number).await
+            })
+        })
+        .collect();
+    for start in starts {
+        start.await.unwrap().unwrap().close().await;
+    }
+}
+
+#[tokio::test]
+async fn mariadb_gets_its_schema_once() {
+    all_start_on_an_empty_database(Server::mariadb()).await;
+}
+
+#[tokio::test]
+async fn postgresql_gets_its_schema_once() {
+    all_start_on_an_empty_database(Server::PostgreSql(PostgreSql::start())).await;
+}

@@ -201,7 +201,7 @@ impl Pool {
     /// Brings the schema up to date.
     pub(super) async fn migrate(&self) -> Result<(), MigrateError> {
         match self {
-            Self::MySql(pool) => MYSQL_MIGRATIONS.run(pool).await,
+            Self::MySql(pool) => migrate_mysql(&mut *pool.acquire().await?).await,
             Self::Postgres(pool) => POSTGRES_MIGRATIONS.run(pool).await,
         }
     }
@@ -212,6 +212,22 @@ impl Pool {
             Self::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// sqlx asks for its lock of the schema with a timeout of -1, for ever; MariaDB takes that for a mistake, answers NULL, and two processes
+/// would change the schema at the same time. A lock of our own has a timeout that both understand.
+async fn migrate_mysql(connection: &mut MySqlConnection) -> Result<(), MigrateError> {
+    const LOCK: &str = "SELECT GET_LOCK(CONCAT('roost-schema-', MD5(DATABASE())), 60)";
+    const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('roost-schema-', MD5(DATABASE())))";
+    let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
+    if locked != Some(1) {
+        let what = "another process has been changing the schema for a minute; start again when it is done";
+        return Err(sqlx::Error::Protocol(what.to_owned()).into());
+    }
+    // What `run` calls; `run` itself takes no borrowed connection in a future that is sent.
+    let done = MYSQL_MIGRATIONS.run_direct(None, &mut *connection, false).await;
+    sqlx::query(UNLOCK).execute(connection).await?;
+    done
 }
 
 #[derive(Debug)]
