@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use roost_testing::{MariaDb, PostgreSql, Process, RabbitMq, Redis};
+use roost_testing::{Etcd, MariaDb, PostgreSql, Process, RabbitMq, Redis, ZooKeeper};
 
 use crate::node::{Node, Start, Tier};
-use crate::plan::{self, Secrets, Services, Shape, StoreKind};
+use crate::plan::{self, Membership, Secrets, Services, Shape, StoreKind};
 use crate::probe::Probe;
 
 /// Exist from the start, for whoever tries the cluster by hand.
@@ -36,9 +36,18 @@ pub struct Cluster {
     logics: Vec<Node>,
     store: Store,
     redis: Redis,
+    registry: Registry,
     broker: RabbitMq,
     options: Shape,
     api_key: String,
+}
+
+/// Where gateways enter themselves.
+#[derive(Debug)]
+enum Registry {
+    Static,
+    Etcd(Etcd),
+    ZooKeeper(ZooKeeper),
 }
 
 #[derive(Debug)]
@@ -81,6 +90,7 @@ impl Cluster {
             let store = Store::start(options.store);
             (broker.join(), redis.join(), store)
         });
+        let registry = Registry::start(options.membership);
         // What went wrong was printed by the panic.
         let broker = broker.map_err(|_| anyhow::anyhow!("RabbitMQ could not be started"))?;
         let redis = redis.map_err(|_| anyhow::anyhow!("Redis could not be started"))?;
@@ -93,6 +103,7 @@ impl Cluster {
             broker_password,
             redis_url: redis.url(),
             store_url: store.url(),
+            registry: registry.endpoint(),
         };
         let secrets = Secrets::make()?;
         let mut cluster = Self {
@@ -100,6 +111,7 @@ impl Cluster {
             logics: Vec::new(),
             store,
             redis,
+            registry,
             broker,
             options: options.clone(),
             api_key: secrets.api_key.clone(),
@@ -364,7 +376,36 @@ impl Cluster {
         let port = self.redis.port();
         parts.push(of_process("Redis", port, self.redis.process(), Some(Probe::Redis { port })));
         parts.extend(self.store.part());
+        parts.extend(self.registry.part());
         parts
+    }
+}
+
+impl Registry {
+    fn start(membership: Membership) -> Self {
+        match membership {
+            Membership::Static => Self::Static,
+            Membership::Etcd => Self::Etcd(Etcd::start()),
+            Membership::Zookeeper => Self::ZooKeeper(ZooKeeper::start()),
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        match self {
+            Self::Static => String::new(),
+            Self::Etcd(server) => server.url(),
+            Self::ZooKeeper(server) => server.address(),
+        }
+    }
+
+    fn part(&self) -> Option<Part> {
+        let (name, port, process) = match self {
+            Self::Static => return None,
+            Self::Etcd(server) => ("etcd", server.port(), server.process()),
+            Self::ZooKeeper(server) => ("ZooKeeper", server.port(), server.process()),
+        };
+        let probe = Some(Probe::Port { port });
+        Some(Part { name: name.to_owned(), ports: vec![port], id: process.id(), probe })
     }
 }
 

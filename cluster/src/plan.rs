@@ -84,12 +84,6 @@ impl Shape {
                 "--store sqlite is a file of one logic process: use --logic 1, or --store mariadb"
             );
         }
-        if self.membership != Membership::Static {
-            bail!(
-                "--membership {:?}: this version of Roost has static membership only",
-                self.membership
-            );
-        }
         let blocks = self.gateways.max(self.logic);
         if u32::from(self.port_base) + u32::from(blocks) * u32::from(BLOCK) > 65_535 {
             bail!(
@@ -143,6 +137,8 @@ pub(crate) struct Services {
     pub(crate) redis_url: String,
     /// Empty: SQLite.
     pub(crate) store_url: String,
+    /// Empty: a static list.
+    pub(crate) registry: String,
 }
 
 /// Secrets of one cluster, made for it.
@@ -176,6 +172,9 @@ pub(crate) fn gateway_file(
     let mut table = common(GATEWAY, options, services, secrets)?;
     set(&mut table, "gateway.name", format!("gw-{}", index + 1))?;
     let listen = format!("127.0.0.1:{}", options.frames(index));
+    if options.membership != Membership::Static {
+        set(&mut table, "membership.address", listen.clone())?;
+    }
     set(&mut table, "gateway.listen", vec![listen])?;
     set(&mut table, "gateway.admin_listen", format!("127.0.0.1:{}", options.admin(index)))?;
     set(&mut table, "gateway.shards", i64::from(options.shards))?;
@@ -219,6 +218,15 @@ fn common(text: &str, options: &Shape, services: &Services, secrets: &Secrets) -
     set(&mut table, "cluster.gateways", gateways.collect::<Vec<_>>())?;
     let logic = (0..options.logic).map(|i| format!("http://127.0.0.1:{}", options.http(i)));
     set(&mut table, "cluster.logic", logic.collect::<Vec<_>>())?;
+    let kind = match options.membership {
+        Membership::Static => "static",
+        Membership::Etcd => "etcd",
+        Membership::Zookeeper => "zookeeper",
+    };
+    if options.membership != Membership::Static {
+        set(&mut table, "membership.kind", kind.to_owned())?;
+        set(&mut table, "membership.endpoints", vec![services.registry.clone()])?;
+    }
     set(&mut table, "routes.url", services.redis_url.clone())?;
     let app = format!(
         "id = {APP:?}\napi_keys = [{:?}]\n[[keys]]\nid = {KEY_ID:?}\nalgorithm = \"HS256\"\nsecret = {:?}\n",
