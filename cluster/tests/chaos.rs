@@ -11,7 +11,8 @@ use support::{free_port_base, roost};
 #[test]
 fn a_broken_cluster_loses_and_repeats_nothing() {
     let base = free_port_base().to_string();
-    let arguments = ["roost-cluster", "chaos", "--minutes", "0.5", "--kills", "5", "--port-base"];
-    let arguments = Arguments::parse_from(arguments.into_iter().chain([base.as_str()]));
+    let arguments = ["roost-cluster", "chaos", "--minutes", "0.5", "--kills", "5", "--logic", "2"];
+    let arguments = arguments.into_iter().chain(["--port-base", &base]);
+    let arguments = Arguments::parse_from(arguments);
     command::run_with(&arguments, &roost()).unwrap();
 }
