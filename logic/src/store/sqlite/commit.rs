@@ -120,7 +120,9 @@ impl SqliteStore {
     /// yet worth a transaction.
     pub(super) fn share_due(&self) -> usize {
         let weight = self.pending.weight();
-        let cost = match &*self.applying.lock() {
+        // Held for as long as it takes to sort a layer: whoever has it is at work on it.
+        let Some(applying) = self.applying.try_lock() else { return 0 };
+        let cost = match &*applying {
             Some(applying) => {
                 let since = weight.saturating_sub(applying.weight_then);
                 // A quarter more than was added: a layer is in the tables before the next one is full.

@@ -19,7 +19,7 @@ use super::{Name, Result, StoreError, Writes};
 /// Layout of a row; a reader of a later version still reads this one.
 const VERSION: u8 = 1;
 /// Rows that are deleted at a time: a commit may wait for it.
-const DELETED_AT_ONCE: i64 = 1_000;
+const DELETED_AT_ONCE: i64 = 100;
 /// Bytes written between two checkpoints.
 const CHECKPOINT_BYTES: usize = 16 << 20;
 
