@@ -110,15 +110,6 @@ impl Cluster {
         command.env("ROOST_BUS__NAME_WAIT_MS", "300");
         run_fails(command, 1, &["api-logic-0", "logic.name"]);
     }
-
-    /// Conversations are divided alike by all processes of a database.
-    fn check_partitions(&self) {
-        let mut command = roost();
-        command.args(["logic", "--config"]).arg(&self.files[0]);
-        command.env("ROOST_BUS__PARTITIONS", (PARTITIONS / 2).to_string());
-        let stored = format!("in use with {PARTITIONS}");
-        run_fails(command, 1, &["bus.partitions", &stored]);
-    }
 }
 
 /// How many partitions a logic process has.
@@ -207,7 +198,6 @@ fn two_logics_on_mariadb_survive_kills_and_stops() {
     let mut cluster = Cluster::start(folder.path(), &database.url("roost"), 2);
     cluster.check_accounts();
     cluster.check_names();
-    cluster.check_partitions();
     survive(&mut cluster, &|text| database.sql(&format!("USE roost; {text}")), 6, 2);
 }
 

@@ -51,16 +51,6 @@ pub enum StartError {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Processes that divide conversations differently would handle one at the same time.
-    #[error(
-        "bus.partitions is {ours}, but this database is in use with {stored}: set it to {stored} in every file of the cluster"
-    )]
-    Partitions {
-        /// Configured.
-        ours: u16,
-        /// What the database knows.
-        stored: String,
-    },
     /// The bus cannot be used.
     #[error(transparent)]
     Bus(#[from] PublishError),
@@ -141,11 +131,6 @@ impl Logic {
         let opening = runtime(0)?;
         let now_ms = neighbours.clock.now_ms();
         let store = opening.block_on(open_store(&config, is_dev, now_ms))?;
-        let ours = neighbours.bus.partitions();
-        let stored = opening.block_on(store.partitions(ours))?;
-        if stored != ours.to_string() {
-            return Err(StartError::Partitions { ours, stored });
-        }
         keys.sign_with(opening.block_on(store.signing_seed(keys.signing_seed()))?);
         let (stop_http, http_stopped) = watch::channel(false);
         let (stop_worker, worker_stopped) = watch::channel(false);

@@ -51,14 +51,6 @@ impl Opened {
         })
     }
 
-    /// Into how many partitions conversations are divided: as the first process of the installation had it.
-    pub(crate) async fn partitions(&self, ours: u16) -> Result<String> {
-        let ours = ours.to_string();
-        let Self::Server(store) = self else { return Ok(ours) };
-        let stored = store.agree("bus.partitions", ours.as_bytes()).await?;
-        Ok(String::from_utf8_lossy(&stored).into_owned())
-    }
-
     /// Behind the cache that `server` and the configuration name; SQLite needs none.
     pub(crate) async fn cached(
         &self,
