@@ -79,10 +79,20 @@ impl Login {
     pub(crate) async fn open(&self, verb: &str, start: Start) -> anyhow::Result<Client> {
         let client = Client::connect(self.config(verb, start)?)?;
         let on_the_way = std::cell::RefCell::new(Disconnect::ConnectTimeout);
+        // One gateway of several may be away, or be restarted just now: each is tried twice.
+        let mut tries_left = match self.servers()?.len() {
+            1 => 1,
+            several => 2 * several,
+        };
         let connected = async {
             loop {
                 match client.next_event().await {
                     Event::Connected { .. } => return Ok(()),
+                    Event::Disconnected { reason: Disconnect::ConnectFailed, .. }
+                        if tries_left > 1 =>
+                    {
+                        tries_left -= 1;
+                    }
                     Event::Disconnected { reason, .. } if !is_on_the_way(&reason) => {
                         return Err(self.explain(&reason, client.last_socket_error()));
                     }
