@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -67,7 +68,11 @@ fn a_cluster_lives_from_up_to_down() {
     let sent = act(&roost, "send", &folder, &["--as", "alice", "--to", "bob", "hello"]).output();
     assert!(ok(&sent.unwrap()).contains("acked conversation=s:alice:bob seq=1"));
     let mut tail = act(&roost, "tail", &folder, &["--as", "bob", "--from-start", "--count", "2"]);
-    let tail = tail.stdout(Stdio::piped()).spawn().unwrap();
+    let mut tail = tail.stdout(Stdio::piped()).spawn().unwrap();
+    let mut tailed = BufReader::new(tail.stdout.take().expect("piped"));
+    let mut seen = String::new();
+    tailed.read_line(&mut seen).unwrap();
+    assert!(seen.contains("hello"), "{seen}");
     let restarted = ok(&cluster(&["restart", "--rolling"], &folder));
     assert_eq!(restarted.lines().count(), 3, "{restarted}");
     let after = ok(&cluster(&["status"], &folder));
@@ -75,8 +80,8 @@ fn a_cluster_lives_from_up_to_down() {
     assert_eq!(process(&status, "Redis"), process(&after, "Redis"));
     let sent = act(&roost, "send", &folder, &["--as", "alice", "--to", "bob", "again"]).output();
     assert!(ok(&sent.unwrap()).contains("seq=2"));
-    let seen = ok(&tail.wait_with_output().unwrap());
-    assert!(seen.contains("hello") && seen.contains("again"), "{seen}");
+    tailed.read_to_string(&mut seen).unwrap();
+    assert!(seen.contains("again") && tail.wait().unwrap().success(), "{seen}");
 
     // What is wrong is named.
     let redis = process(&after, "Redis");
