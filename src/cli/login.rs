@@ -12,8 +12,9 @@ use roost_protocol::{CloseReason, UserId};
 use super::token::{Signer, TTL_S_MAX};
 use crate::config::Config as ServerConfig;
 
-/// The gateway is given this long for the first session.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// The gateway is given this long for the first session: it asks logic for a key that it does not know 5 s after it asked last, and the pauses
+/// between attempts have grown by then.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// The frames of `roost dev`.
 const DEFAULT_SERVER: &str = "127.0.0.1:7401";
 

@@ -25,6 +25,9 @@ pub struct RabbitMq {
     names: NameServer,
 }
 
+/// `rabbitmqctl` that could not become a node is started again so often.
+const CTL_ATTEMPTS: u32 = 3;
+
 /// epmd, which Erlang would otherwise start as a daemon that nobody ends.
 #[derive(Debug)]
 struct NameServer {
@@ -111,7 +114,15 @@ impl RabbitMq {
     pub fn ctl(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(CTL);
         environment(&mut command, self.folder.path(), &self.distribution, &self.names);
-        let done = command.arg("--quiet").args(arguments).output().expect("rabbitmqctl starts");
+        command.arg("--quiet").args(arguments);
+        let mut done = command.output().expect("rabbitmqctl starts");
+        for _ in 0..CTL_ATTEMPTS {
+            // It takes one of a hundred names by chance, and ends before it has asked anything when it cannot have it.
+            if !String::from_utf8_lossy(&done.stderr).contains("Distribution failed") {
+                break;
+            }
+            done = command.output().expect("rabbitmqctl starts");
+        }
         let text = String::from_utf8_lossy(&done.stdout).into_owned();
         let errors = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "rabbitmqctl {arguments:?}: {text}{errors}");
