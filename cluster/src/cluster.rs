@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use roost_testing::{Etcd, MariaDb, PostgreSql, Process, RabbitMq, Redis, ZooKeeper};
+use roost_testing::{Process, RabbitMq, Redis};
 
 use crate::node::{Node, Start, Tier};
-use crate::plan::{self, Membership, Secrets, Services, Shape, StoreKind};
+use crate::plan::{self, Secrets, Services, Shape};
 use crate::probe::Probe;
+use crate::services::{Registry, Store};
 
 /// Exist from the start, for whoever tries the cluster by hand.
 const SAMPLE_USERS: [&str; 2] = ["alice", "bob"];
@@ -40,22 +41,6 @@ pub struct Cluster {
     broker: RabbitMq,
     options: Shape,
     api_key: String,
-}
-
-/// Where gateways enter themselves.
-#[derive(Debug)]
-enum Registry {
-    Static,
-    Etcd(Etcd),
-    ZooKeeper(ZooKeeper),
-}
-
-#[derive(Debug)]
-enum Store {
-    MariaDb(MariaDb),
-    PostgreSql(PostgreSql),
-    /// Within the logic process.
-    Sqlite,
 }
 
 /// A process of a cluster, as a reader of its state needs to know it.
@@ -246,11 +231,7 @@ impl Cluster {
             Service::Logic(index) => self.logics[index].kill(),
             Service::RabbitMq => self.broker.kill(),
             Service::Redis => self.redis.kill(),
-            Service::Store => match &mut self.store {
-                Store::MariaDb(server) => server.kill(),
-                Store::PostgreSql(server) => server.kill(),
-                Store::Sqlite => {}
-            },
+            Service::Store => self.store.kill(),
         }
     }
 
@@ -264,11 +245,7 @@ impl Cluster {
             Service::Logic(index) => again(&mut self.logics[index])?,
             Service::RabbitMq => self.broker.restart(),
             Service::Redis => self.redis.restart(),
-            Service::Store => match &mut self.store {
-                Store::MariaDb(server) => server.restart(),
-                Store::PostgreSql(server) => server.restart(),
-                Store::Sqlite => {}
-            },
+            Service::Store => self.store.restart(),
         }
         Ok(())
     }
@@ -280,11 +257,7 @@ impl Cluster {
             Service::Logic(index) => self.logics[index].pause(),
             Service::RabbitMq => self.broker.pause(),
             Service::Redis => self.redis.pause(),
-            Service::Store => match &self.store {
-                Store::MariaDb(server) => server.pause(),
-                Store::PostgreSql(server) => server.pause(),
-                Store::Sqlite => {}
-            },
+            Service::Store => self.store.pause(),
         }
     }
 
@@ -295,11 +268,7 @@ impl Cluster {
             Service::Logic(index) => self.logics[index].resume(),
             Service::RabbitMq => self.broker.resume(),
             Service::Redis => self.redis.resume(),
-            Service::Store => match &self.store {
-                Store::MariaDb(server) => server.resume(),
-                Store::PostgreSql(server) => server.resume(),
-                Store::Sqlite => {}
-            },
+            Service::Store => self.store.resume(),
         }
     }
 
@@ -378,80 +347,6 @@ impl Cluster {
         parts.extend(self.store.part());
         parts.extend(self.registry.part());
         parts
-    }
-}
-
-impl Registry {
-    fn start(membership: Membership) -> Self {
-        match membership {
-            Membership::Static => Self::Static,
-            Membership::Etcd => Self::Etcd(Etcd::start()),
-            Membership::Zookeeper => Self::ZooKeeper(ZooKeeper::start()),
-        }
-    }
-
-    fn endpoint(&self) -> String {
-        match self {
-            Self::Static => String::new(),
-            Self::Etcd(server) => server.url(),
-            Self::ZooKeeper(server) => server.address(),
-        }
-    }
-
-    fn part(&self) -> Option<Part> {
-        let (name, port, process) = match self {
-            Self::Static => return None,
-            Self::Etcd(server) => ("etcd", server.port(), server.process()),
-            Self::ZooKeeper(server) => ("ZooKeeper", server.port(), server.process()),
-        };
-        let probe = Some(Probe::Port { port });
-        Some(Part { name: name.to_owned(), ports: vec![port], id: process.id(), probe })
-    }
-}
-
-impl Store {
-    fn start(kind: StoreKind) -> Self {
-        match kind {
-            StoreKind::Mariadb => {
-                let server = MariaDb::start();
-                server.sql("CREATE DATABASE roost");
-                Self::MariaDb(server)
-            }
-            StoreKind::Postgres => {
-                let server = PostgreSql::start();
-                server.sql("CREATE DATABASE roost");
-                Self::PostgreSql(server)
-            }
-            StoreKind::Sqlite => Self::Sqlite,
-        }
-    }
-
-    fn url(&self) -> String {
-        match self {
-            Self::MariaDb(server) => server.url("roost"),
-            Self::PostgreSql(server) => server.url("roost"),
-            Self::Sqlite => String::new(),
-        }
-    }
-
-    fn part(&self) -> Option<Part> {
-        let (name, port, process, probe) = match self {
-            Self::MariaDb(server) => {
-                let port = server.port();
-                ("MariaDB", port, server.process(), Probe::MariaDb { port })
-            }
-            Self::PostgreSql(server) => {
-                let port = server.port();
-                ("PostgreSQL", port, server.process(), Probe::PostgreSql { port })
-            }
-            Self::Sqlite => return None,
-        };
-        Some(Part {
-            name: name.to_owned(),
-            ports: vec![port],
-            id: process.id(),
-            probe: Some(probe),
-        })
     }
 }
 

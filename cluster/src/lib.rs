@@ -13,6 +13,7 @@ pub mod command;
 mod node;
 mod plan;
 mod probe;
+mod services;
 mod state;
 mod supervisor;
 

@@ -249,11 +249,8 @@ impl Gateway {
         descriptor_limit::raise().map_err(system("RLIMIT_NOFILE cannot be raised"))?;
         let listeners = open_listeners(&config)?;
         let admin = listen(&ListenerConfig::new(config.admin_listen))?;
-        let local = |listener: &TcpListener| {
-            listener.local_addr().map_err(system("the address of a listener"))
-        };
-        let addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
-        let admin_address = local(&admin)?;
+        let addresses = listeners.iter().map(address_of).collect::<Result<Vec<_>, _>>()?;
+        let admin_address = address_of(&admin)?;
 
         let mut directory = Directory::new(&config.name, config.limits.sessions_per_user_max);
         let routes = routes.map(|routes| (routes, Arc::new(SessionChanges::default())));
@@ -322,6 +319,10 @@ impl Gateway {
             control,
         })
     }
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(system("the address of a listener"))
 }
 
 impl GatewayHandle {

@@ -69,8 +69,8 @@ fn unavailable(error: impl std::fmt::Display) -> RoutesUnavailable {
 /// Whether Redis would serve us. One that is away is no error: it may come.
 ///
 /// # Errors
-/// When it is there and refuses: wrong credentials, missing permissions, a server of another mode than the configuration says, or Sentinels
-/// that do not know the master.
+/// When it is there and refuses: wrong credentials, missing permissions, one server of a cluster or a server that is no Sentinel where
+/// the configuration says otherwise, or Sentinels that do not know the master.
 pub async fn probe(config: &RoutesConfig) -> Result<(), RoutesUnavailable> {
     let patient = RoutesConfig { response_timeout: PROBE_TIMEOUT, ..config.clone() };
     let store = Store::open(&patient)?;

@@ -181,9 +181,7 @@ impl Failure {
                 | ErrorKind::MasterNameNotFoundBySentinel
                 | ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::Moved)
         );
-        // Without cluster support a server answers the question for its slots with ERR and these words.
-        let is_no_cluster = error.to_string().contains("cluster support disabled");
-        is_password || is_other_kind || is_no_cluster
+        is_password || is_other_kind
     }
 }
 

@@ -1,0 +1,129 @@
+//! The services of a cluster that there is a choice of: the database, and where gateways enter themselves.
+
+use roost_testing::{Etcd, MariaDb, PostgreSql, ZooKeeper};
+
+use crate::cluster::Part;
+use crate::plan::{Membership, StoreKind};
+use crate::probe::Probe;
+
+/// Where gateways enter themselves.
+#[derive(Debug)]
+pub(crate) enum Registry {
+    Static,
+    Etcd(Etcd),
+    ZooKeeper(ZooKeeper),
+}
+
+#[derive(Debug)]
+pub(crate) enum Store {
+    MariaDb(MariaDb),
+    PostgreSql(PostgreSql),
+    /// Within the logic process.
+    Sqlite,
+}
+
+impl Registry {
+    pub(crate) fn start(membership: Membership) -> Self {
+        match membership {
+            Membership::Static => Self::Static,
+            Membership::Etcd => Self::Etcd(Etcd::start()),
+            Membership::Zookeeper => Self::ZooKeeper(ZooKeeper::start()),
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        match self {
+            Self::Static => String::new(),
+            Self::Etcd(server) => server.url(),
+            Self::ZooKeeper(server) => server.address(),
+        }
+    }
+
+    pub(crate) fn part(&self) -> Option<Part> {
+        let (name, port, process) = match self {
+            Self::Static => return None,
+            Self::Etcd(server) => ("etcd", server.port(), server.process()),
+            Self::ZooKeeper(server) => ("ZooKeeper", server.port(), server.process()),
+        };
+        let probe = Some(Probe::Port { port });
+        Some(Part { name: name.to_owned(), ports: vec![port], id: process.id(), probe })
+    }
+}
+
+impl Store {
+    pub(crate) fn start(kind: StoreKind) -> Self {
+        match kind {
+            StoreKind::Mariadb => {
+                let server = MariaDb::start();
+                server.sql("CREATE DATABASE roost");
+                Self::MariaDb(server)
+            }
+            StoreKind::Postgres => {
+                let server = PostgreSql::start();
+                server.sql("CREATE DATABASE roost");
+                Self::PostgreSql(server)
+            }
+            StoreKind::Sqlite => Self::Sqlite,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::MariaDb(server) => server.url("roost"),
+            Self::PostgreSql(server) => server.url("roost"),
+            Self::Sqlite => String::new(),
+        }
+    }
+
+    pub(crate) fn part(&self) -> Option<Part> {
+        let (name, port, process, probe) = match self {
+            Self::MariaDb(server) => {
+                let port = server.port();
+                ("MariaDB", port, server.process(), Probe::MariaDb { port })
+            }
+            Self::PostgreSql(server) => {
+                let port = server.port();
+                ("PostgreSQL", port, server.process(), Probe::PostgreSql { port })
+            }
+            Self::Sqlite => return None,
+        };
+        Some(Part {
+            name: name.to_owned(),
+            ports: vec![port],
+            id: process.id(),
+            probe: Some(probe),
+        })
+    }
+
+    pub(crate) fn kill(&mut self) {
+        match self {
+            Self::MariaDb(server) => server.kill(),
+            Self::PostgreSql(server) => server.kill(),
+            Self::Sqlite => {}
+        }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        match self {
+            Self::MariaDb(server) => server.restart(),
+            Self::PostgreSql(server) => server.restart(),
+            Self::Sqlite => {}
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        match self {
+            Self::MariaDb(server) => server.pause(),
+            Self::PostgreSql(server) => server.pause(),
+            Self::Sqlite => {}
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        match self {
+            Self::MariaDb(server) => server.resume(),
+            Self::PostgreSql(server) => server.resume(),
+            Self::Sqlite => {}
+        }
+    }
+}
