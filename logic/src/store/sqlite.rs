@@ -26,7 +26,7 @@ use super::{Account, HistoryRows, RefreshFamily, RefreshToken, Rotation, Store, 
 use super::{BoxFuture, HistoryRange, InboxMessage, LoadKeys, Loaded, Name, Quarantined, Result};
 use super::{WatermarkRow, Writes};
 use crate::background;
-use commit::Applying;
+use commit::Progress;
 use database::Database;
 use journal::Journal;
 use pending::Pending;
@@ -45,7 +45,7 @@ pub struct SqliteStore {
     journal: Journal,
     /// In the journal, and not yet in the tables.
     pending: Pending,
-    applying: Mutex<Option<Applying>>,
+    progress: Mutex<Progress>,
 }
 
 impl SqliteStore {
@@ -68,7 +68,7 @@ impl SqliteStore {
             rows_since_checkpoint: AtomicU64::new(0),
             journal,
             pending: Pending::default(),
-            applying: Mutex::new(None),
+            progress: Mutex::default(),
         };
         store.be_sure().await?;
         Ok(store)

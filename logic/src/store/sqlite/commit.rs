@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::super::IdentityKey;
 use super::database::Database;
 use super::journal::Unseen;
+use super::pending::{Place, Remains, Sealed};
 use super::{Quarantined, Result, SqliteStore, StoreError, Writes, tables};
 
 /// A layer of this weight is sealed: 15,000 to 25,000 messages. A start after a crash only reads them back.
@@ -39,13 +40,17 @@ pub(super) async fn applied(tables: &Database) -> Result<i64> {
 /// A sealed layer on its way into the tables.
 #[derive(Debug)]
 pub(super) struct Applying {
-    writes: Arc<Writes>,
-    /// What of their [`tables::cost`] is done.
-    done: usize,
+    sealed: Sealed,
+    done: Place,
     /// Weight of the open layer when a share was last written.
     weight_then: usize,
-    /// The last batch in it.
-    last_id: i64,
+}
+
+/// What is being written into the tables, and what has been.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    applying: Option<Applying>,
+    remains: Remains,
 }
 
 impl SqliteStore {
@@ -120,13 +125,13 @@ impl SqliteStore {
     /// yet worth a transaction.
     pub(super) fn share_due(&self) -> usize {
         let weight = self.pending.weight();
-        // Held for as long as it takes to sort a layer: whoever has it is at work on it.
-        let Some(applying) = self.applying.try_lock() else { return 0 };
-        let cost = match &*applying {
+        // Held for as long as it takes to sort the keys of a layer: whoever has it is at work on it.
+        let Some(progress) = self.progress.try_lock() else { return 0 };
+        let cost = match &progress.applying {
             Some(applying) => {
                 let since = weight.saturating_sub(applying.weight_then);
                 // A quarter more than was added: a layer is in the tables before the next one is full.
-                (tables::cost(&applying.writes) * since).div_ceil(LAYER_WEIGHT) * 5 / 4
+                (applying.sealed.cost() * since).div_ceil(LAYER_WEIGHT) * 5 / 4
             }
             None if weight >= LAYER_WEIGHT => SHARE_COST_MIN,
             None => 0,
@@ -139,28 +144,27 @@ impl SqliteStore {
     pub(super) async fn apply(&self, cost: usize) -> Result<bool> {
         self.be_sure().await?;
         let mut lent = self.tables.lend().await?;
-        let (writes, share, last_id) = {
-            let mut applying = self.applying.lock();
-            if applying.is_none() {
-                *applying = self.pending.seal().map(|(writes, last_id)| Applying {
-                    writes: Arc::new(writes),
-                    done: 0,
+        let (share, next, is_last, last_id) = {
+            let mut progress = self.progress.lock();
+            progress.remains.free(cost);
+            if progress.applying.is_none() {
+                progress.applying = self.pending.seal().map(|sealed| Applying {
+                    sealed,
+                    done: Place::default(),
                     weight_then: 0,
-                    last_id,
                 });
             }
-            let Some(Applying { writes, done, last_id, .. }) = &*applying else { return Ok(false) };
-            let end = done.saturating_add(cost).min(tables::cost(writes));
-            (Arc::clone(writes), *done..end, *last_id)
+            let Some(Applying { sealed, done, .. }) = &progress.applying else { return Ok(false) };
+            let (share, next) = sealed.share(*done, cost);
+            (share, next, sealed.is_end(next), sealed.last_id())
         };
-        let is_last = share.end == tables::cost(&writes);
         lent.is_open = true;
         let written = async {
             let connection = &mut *lent.connection;
             let synchronous = if is_last { "FULL" } else { "NORMAL" };
             let begin = format!("PRAGMA synchronous = {synchronous}; BEGIN IMMEDIATE");
             connection.execute(AssertSqlSafe(begin)).await?;
-            tables::write(connection, &writes, share.clone()).await?;
+            tables::write(connection, &share).await?;
             if is_last {
                 sqlx::query(APPLIED).bind(last_id).execute(&mut *connection).await?;
             }
@@ -168,16 +172,18 @@ impl SqliteStore {
         };
         written.await.map_err(|e| self.error(e))?;
         lent.is_open = false;
-        self.count_rows(share.len());
-        if let Some(applying) = &mut *self.applying.lock() {
-            applying.done = share.end;
+        self.count_rows(share.rows());
+        if let Some(applying) = &mut self.progress.lock().applying {
+            applying.done = next;
             applying.weight_then = self.pending.weight();
         }
         if is_last {
             // Kept until its batches are gone: a failure is tried again with an empty share.
             self.journal.delete(last_id).await?;
-            *self.applying.lock() = None;
-            self.pending.drop_sealed();
+            let mut progress = self.progress.lock();
+            if let Some(applying) = progress.applying.take() {
+                progress.remains = self.pending.drop_sealed(applying.sealed);
+            }
         }
         Ok(true)
     }

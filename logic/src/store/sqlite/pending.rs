@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use hashbrown::hash_map::IntoIter;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::RwLock;
 use rapidhash::fast::RandomState;
@@ -21,6 +22,8 @@ use super::super::{
 
 type Map<const N: usize, V> = HashMap<Key<N>, V, RandomState>;
 
+/// What a message costs to write, in rows of other tables: it is the longest row, and has an index.
+const MESSAGE_COST: usize = 4;
 /// Many bytes weigh as much as many rows: both take memory, and time to write.
 const BYTES_PER_ROW: usize = 256;
 
@@ -54,6 +57,18 @@ struct Layer {
     weight: usize,
     /// The last batch in it.
     last_id: i64,
+}
+
+impl Conversation {
+    fn cost(&self) -> usize {
+        1 + self.messages.len() * MESSAGE_COST + self.cursors.len() + self.watermarks.len()
+    }
+}
+
+impl Owner {
+    fn cost(&self) -> usize {
+        1 + self.inbox.len() + self.devices.len()
+    }
 }
 
 /// An entry of an inbox with its message.
@@ -114,33 +129,6 @@ impl Layer {
         entry(&mut self.owners, app, owner)
     }
 
-    /// Everything, in key order: neighbours share pages.
-    fn to_writes(&self) -> Writes {
-        let mut writes = Writes::default();
-        let mut conversations: Vec<_> = self.conversations.iter().collect();
-        conversations.sort_unstable_by_key(|(key, _)| *key);
-        for (Key([app, conversation]), rows) in conversations {
-            if let Some(last_seq) = rows.last_seq {
-                let (app, conversation) = (Arc::clone(app), Arc::clone(conversation));
-                writes.conversations.push(ConversationRow { app, conversation, last_seq });
-            }
-            writes.messages.extend_from_slice(&rows.messages);
-            writes.cursors.extend_from_slice(&rows.cursors);
-            writes.watermarks.extend_from_slice(&rows.watermarks);
-        }
-        let mut owners: Vec<_> = self.owners.iter().collect();
-        owners.sort_unstable_by_key(|(key, _)| *key);
-        for (Key([app, user]), rows) in owners {
-            if let Some(last_inbox_seq) = rows.last_inbox_seq {
-                let (app, user) = (Arc::clone(app), Arc::clone(user));
-                writes.inboxes.push(UserRow { app, user, last_inbox_seq });
-            }
-            writes.inbox.extend_from_slice(&rows.inbox);
-            writes.device_cursors.extend_from_slice(&rows.devices);
-        }
-        writes
-    }
-
     fn message(&self, app: &str, conversation: &str, seq: u64) -> Option<&NewMessage> {
         let messages = &self.conversations.get(&Borrowed([app, conversation]))?.messages;
         let index = messages.binary_search_by_key(&seq, |m| m.placed.seq).ok()?;
@@ -167,6 +155,140 @@ pub(super) fn raise(watermarks: &mut Vec<WatermarkRow>, row: WatermarkRow) {
     match watermarks.iter_mut().find(|known| known.user == row.user) {
         Some(known) => known.raise(&row),
         None => watermarks.push(row),
+    }
+}
+
+/// A sealed layer in the order in which it is written: conversations, then owners, because entries name messages; each by key, so that
+/// neighbours share pages. Tens of thousands of rows are neither copied nor sorted at once: that held up commits for 40 ms.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    layer: Arc<Layer>,
+    conversations: Vec<Key<2>>,
+    owners: Vec<Key<2>>,
+    /// Cost of all rows.
+    cost: usize,
+}
+
+/// How far a sealed layer is written: keys that are done, and messages or entries of the next one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    keys: usize,
+    rows: usize,
+}
+
+impl Sealed {
+    fn new(layer: Arc<Layer>) -> Self {
+        let mut conversations: Vec<_> = layer.conversations.keys().cloned().collect();
+        conversations.sort_unstable();
+        let mut owners: Vec<_> = layer.owners.keys().cloned().collect();
+        owners.sort_unstable();
+        let cost = layer.conversations.values().map(Conversation::cost).sum::<usize>()
+            + layer.owners.values().map(Owner::cost).sum::<usize>();
+        Self { layer, conversations, owners, cost }
+    }
+
+    /// The last batch in it.
+    pub(super) fn last_id(&self) -> i64 {
+        self.layer.last_id
+    }
+
+    /// What it costs to write everything, in rows of which a message counts as several.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    pub(super) fn is_end(&self, place: Place) -> bool {
+        place.keys == self.conversations.len() + self.owners.len()
+    }
+
+    /// Rows of about this cost from a place on, and where the next share begins.
+    pub(super) fn share(&self, from: Place, cost: usize) -> (Writes, Place) {
+        let (mut writes, mut place, mut rest) = (Writes::default(), from, cost);
+        while rest > 0 && !self.is_end(place) {
+            let used = match self.conversations.get(place.keys) {
+                Some(key) => self.cut_conversation(key, &mut place, rest, &mut writes),
+                None => {
+                    let key = &self.owners[place.keys - self.conversations.len()];
+                    self.cut_owner(key, &mut place, rest, &mut writes)
+                }
+            };
+            rest = rest.saturating_sub(used);
+        }
+        (writes, place)
+    }
+
+    /// What `rest` allows of a conversation, the few other rows with its last messages.
+    fn cut_conversation(
+        &self,
+        key: &Key<2>,
+        place: &mut Place,
+        rest: usize,
+        writes: &mut Writes,
+    ) -> usize {
+        let rows = &self.layer.conversations[key];
+        let end = rows.messages.len().min(place.rows + rest.div_ceil(MESSAGE_COST));
+        let messages = &rows.messages[place.rows..end];
+        writes.messages.extend_from_slice(messages);
+        let used = messages.len() * MESSAGE_COST;
+        if end < rows.messages.len() {
+            place.rows = end;
+            return used;
+        }
+        if let Some(last_seq) = rows.last_seq {
+            let Key([app, conversation]) = key.clone();
+            writes.conversations.push(ConversationRow { app, conversation, last_seq });
+        }
+        writes.cursors.extend_from_slice(&rows.cursors);
+        writes.watermarks.extend_from_slice(&rows.watermarks);
+        *place = Place { keys: place.keys + 1, rows: 0 };
+        used + 1 + rows.cursors.len() + rows.watermarks.len()
+    }
+
+    /// The same of an inbox.
+    fn cut_owner(
+        &self,
+        key: &Key<2>,
+        place: &mut Place,
+        rest: usize,
+        writes: &mut Writes,
+    ) -> usize {
+        let rows = &self.layer.owners[key];
+        let end = rows.inbox.len().min(place.rows + rest);
+        let entries = &rows.inbox[place.rows..end];
+        writes.inbox.extend_from_slice(entries);
+        if end < rows.inbox.len() {
+            place.rows = end;
+            return entries.len();
+        }
+        if let Some(last_inbox_seq) = rows.last_inbox_seq {
+            let Key([app, user]) = key.clone();
+            writes.inboxes.push(UserRow { app, user, last_inbox_seq });
+        }
+        writes.device_cursors.extend_from_slice(&rows.devices);
+        *place = Place { keys: place.keys + 1, rows: 0 };
+        entries.len() + 1 + rows.devices.len()
+    }
+}
+
+/// A layer that was written, freed a part at a time.
+#[derive(Debug, Default)]
+pub(super) struct Remains(Option<(IntoIter<Key<2>, Conversation>, IntoIter<Key<2>, Owner>)>);
+
+impl Remains {
+    /// Frees rows of about this cost.
+    pub(super) fn free(&mut self, cost: usize) {
+        let Some((conversations, owners)) = &mut self.0 else { return };
+        let mut freed = 0;
+        while freed < cost {
+            freed += if let Some((_, conversation)) = conversations.next() {
+                conversation.cost()
+            } else if let Some((_, owner)) = owners.next() {
+                owner.cost()
+            } else {
+                self.0 = None;
+                return;
+            };
+        }
     }
 }
 
@@ -198,23 +320,25 @@ impl Pending {
         self.0.read().open.weight
     }
 
-    /// Seals the open layer, if nothing is sealed and it has batches. Returns its rows in key order and the last batch in it.
-    pub(super) fn seal(&self) -> Option<(Writes, i64)> {
+    /// Seals the open layer, if nothing is sealed and it has batches.
+    pub(super) fn seal(&self) -> Option<Sealed> {
         let mut layers = self.0.write();
         if layers.sealed.is_some() || layers.open.last_id == 0 {
             return None;
         }
-        let sealed = Arc::new(std::mem::take(&mut layers.open));
-        layers.sealed = Some(Arc::clone(&sealed));
+        let layer = Arc::new(std::mem::take(&mut layers.open));
+        layers.sealed = Some(Arc::clone(&layer));
         drop(layers);
-        Some((sealed.to_writes(), sealed.last_id))
+        Some(Sealed::new(layer))
     }
 
-    /// The sealed layer is in the tables.
-    pub(super) fn drop_sealed(&self) {
-        let sealed = self.0.write().sealed.take();
-        // Thousands of rows are freed here, after the lock.
-        drop(sealed);
+    /// The sealed layer is in the tables. What it held is freed by whoever drops the remains.
+    pub(super) fn drop_sealed(&self, sealed: Sealed) -> Remains {
+        let taken = self.0.write().sealed.take();
+        drop(taken);
+        // Readers hold a layer only under the lock, so this is the last one.
+        let layer = Arc::into_inner(sealed.layer);
+        Remains(layer.map(|layer| (layer.conversations.into_iter(), layer.owners.into_iter())))
     }
 
     /// Counter of a conversation.

@@ -3,7 +3,6 @@
 //! After a crash a share may be written again: counters are absolute values, watermarks merge by maximum, messages and inbox entries
 //! that exist stay as they are.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnection;
@@ -111,37 +110,14 @@ static DEVICE_CURSORS: Bulk<DeviceCursorRow> = Bulk::new(
     },
 );
 
-/// What a message costs to write, in rows of other tables: it is the longest row, and has an index.
-const MESSAGE_COST: usize = 4;
-
-/// What it costs to write everything.
-pub(super) fn cost(writes: &Writes) -> usize {
-    writes.rows() + writes.messages.len() * (MESSAGE_COST - 1)
-}
-
-/// Writes what lies in `share` of the [`cost`], counted over all tables in the order of this function. Messages come before the inbox
-/// entries that name them.
-pub(super) async fn write(
-    connection: &mut SqliteConnection,
-    writes: &Writes,
-    share: Range<usize>,
-) -> sqlx::Result<()> {
-    let mut rest = share;
-    CONVERSATIONS.run(connection, cut(&mut rest, &writes.conversations, 1)).await?;
-    INBOX_COUNTERS.run(connection, cut(&mut rest, &writes.inboxes, 1)).await?;
-    MESSAGES.run(connection, cut(&mut rest, &writes.messages, MESSAGE_COST)).await?;
-    INBOX.run(connection, cut(&mut rest, &writes.inbox, 1)).await?;
-    CURSORS.run(connection, cut(&mut rest, &writes.cursors, 1)).await?;
-    WATERMARKS.run(connection, cut(&mut rest, &writes.watermarks, 1)).await?;
-    DEVICE_CURSORS.run(connection, cut(&mut rest, &writes.device_cursors, 1)).await?;
+/// Writes all rows of a share. Messages come before the inbox entries that name them.
+pub(super) async fn write(connection: &mut SqliteConnection, share: &Writes) -> sqlx::Result<()> {
+    CONVERSATIONS.run(connection, &share.conversations).await?;
+    INBOX_COUNTERS.run(connection, &share.inboxes).await?;
+    MESSAGES.run(connection, &share.messages).await?;
+    INBOX.run(connection, &share.inbox).await?;
+    CURSORS.run(connection, &share.cursors).await?;
+    WATERMARKS.run(connection, &share.watermarks).await?;
+    DEVICE_CURSORS.run(connection, &share.device_cursors).await?;
     Ok(())
-}
-
-/// The part of `rows`, of this cost each, that lies in `rest`, which then counts from the end of `rows`.
-fn cut<'a, T>(rest: &mut Range<usize>, rows: &'a [T], cost: usize) -> &'a [T] {
-    let row = |at: usize| (at / cost).min(rows.len());
-    let part = &rows[row(rest.start)..row(rest.end)];
-    let all = rows.len() * cost;
-    *rest = rest.start.saturating_sub(all)..rest.end.saturating_sub(all);
-    part
 }
