@@ -8,9 +8,11 @@
 //!
 //! The seed decides which faults happen, in which order, to whom and for how long; what they meet is decided by the machine.
 
+mod disk;
 mod fault;
 mod partition;
 mod report;
+mod republish;
 mod schedule;
 
 use std::path::Path;
@@ -24,11 +26,12 @@ use roost_loadtest::options::{Command, Options as LoadOptions};
 use roost_loadtest::run::Run;
 use roost_loadtest::scenario::{Conductor, chat};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Seams};
 use crate::plan;
+use disk::Disk;
 use fault::Breaker;
-use report::Report;
-use schedule::{Kind, Schedule};
+use report::{Done, Report};
+use schedule::{Kind, Planned, Schedule};
 
 /// Not before the load runs: creating users and logging in are not what is broken here.
 const STARTED_ACKS: u64 = 200;
@@ -45,6 +48,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// `chaos`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(mut_arg("logic", |arg| arg.default_value("2")))]
+#[command(mut_arg("membership", |arg| arg.default_value("etcd")))]
 pub struct Options {
     /// Minutes of faults; rounds of all kinds go on until they are over and every kind has taken effect often enough
     #[arg(long, value_name = "N", default_value_t = 5.0)]
@@ -62,6 +67,9 @@ pub struct Options {
     /// little
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub kills: u32,
+    /// So many messages have to be acknowledged, and faults go on until they are
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub messages: u64,
     /// Users of the load
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub users: u32,
@@ -80,6 +88,10 @@ impl Options {
                 && (!self.kills_only || *kind == Kind::Kill)
         };
         Kind::ALL.into_iter().filter(wanted).collect()
+    }
+
+    fn has_all_kinds(&self) -> bool {
+        self.only.is_empty() && !self.kills_only
     }
 }
 
@@ -118,54 +130,99 @@ fn conduct(
     seed: u64,
 ) -> Result<Report> {
     partition::remove_leftovers();
-    let cluster = Cluster::start(&options.cluster, folder, roost, &mut |line| println!("{line}"))?;
+    disk::remove_leftovers();
+    let disk =
+        kinds.contains(&Kind::Disk).then(|| Disk::mount(&folder.join("disk"))).transpose()?;
+    let seams = Seams {
+        links: kinds.iter().any(|kind| matches!(kind, Kind::Slow | Kind::Repeat)),
+        clocks: kinds.contains(&Kind::Clock),
+        data_folder: disk.as_ref().map(|disk| disk.folder().to_owned()),
+    };
+    let (shape, places) = (&options.cluster, (folder, roost));
+    let cluster = Cluster::start_with(shape, &seams, places, &mut |line| println!("{line}"))?;
     let conductor = Arc::<Conductor>::default();
     let load = start_load(options, &cluster, &conductor)?;
     wait(STARTED_WITHIN, &load, || conductor.acked() >= STARTED_ACKS)
         .context("the load did not start")?;
-    let begin = Instant::now();
-    let end = begin + Duration::from_secs_f64(options.minutes * 60.0);
-    let mut schedule = Schedule::new(seed, kinds, &cluster, options.minutes);
-    let mut breaker = Breaker::new(cluster, Arc::clone(&conductor));
-    let mut report = Report::new(seed);
-    // Whole rounds, so that no kind is left out.
-    while Instant::now() < end || !report.has_enough(options, kinds) {
-        if report.has_failed() || schedule.rounds() > schedule::ROUNDS_MAX {
-            break;
-        }
-        for planned in schedule.round() {
-            let what = breaker.describe(&planned.fault);
-            // The end of the time is waited for by those alone that still have to prove something.
-            if Instant::now() >= end && !report.needs(&what, planned.kind, options) {
-                continue;
+    let schedule = Schedule::new(seed, kinds, &cluster, options.minutes);
+    let breaker = Breaker::new(cluster, disk, Arc::clone(&conductor));
+    let (begin, report) = (Instant::now(), Report::new(seed));
+    let mut attack = Attack { options, kinds, conductor, load, breaker, begin, report };
+    attack.go_on(schedule)?;
+    attack.finish()
+}
+
+/// A cluster under load while it is broken.
+struct Attack<'a> {
+    options: &'a Options,
+    kinds: &'a [Kind],
+    conductor: Arc<Conductor>,
+    load: JoinHandle<Result<Run>>,
+    breaker: Breaker,
+    begin: Instant,
+    report: Report,
+}
+
+impl Attack<'_> {
+    /// Until the time is over and enough is proven, or something failed. Whole rounds, so that no kind is left out.
+    fn go_on(&mut self, mut schedule: Schedule) -> Result<()> {
+        while self.is_time() || !self.report.has_enough(self.options, self.kinds) {
+            for planned in schedule.round() {
+                self.apply(&planned)?;
+                if self.report.has_failed() {
+                    return Ok(());
+                }
             }
-            let from = conductor.acked();
-            let calm = planned.calm_acks(options.rate);
-            if wait(RECOVERS_WITHIN, &load, || conductor.acked() >= from + calm).is_err() {
-                report.fail(format!("messages stopped flowing before: {what}"));
+            if schedule.rounds() > schedule::ROUNDS_MAX {
                 break;
             }
-            let effect = breaker.apply(&planned.fault);
-            let healed = Instant::now();
-            let from = conductor.acked();
-            let recovered =
-                wait(RECOVERS_WITHIN, &load, || conductor.acked() >= from + RECOVERED_ACKS);
-            let took = recovered.is_ok().then(|| healed.elapsed());
-            report.add(begin, what, planned.kind, effect, took);
-            if took.is_none() {
-                break;
-            }
         }
+        Ok(())
     }
-    report.faulty_for = begin.elapsed();
-    println!("healed; waiting until everything is delivered and read back");
-    conductor.end();
-    report.run = Some(load.join().map_err(|_| anyhow!("the load panicked"))??);
-    report.left_over = left_over(&breaker.cluster);
-    if let Err(error) = breaker.cluster.check_ready() {
-        report.fail(format!("after the end, {error:#}"));
+
+    fn is_time(&self) -> bool {
+        self.begin.elapsed() < Duration::from_secs_f64(self.options.minutes * 60.0)
+            || self.conductor.acked() < self.options.messages
     }
-    Ok(report)
+
+    fn apply(&mut self, planned: &Planned) -> Result<()> {
+        let what = |fault| (self.breaker.describe(fault), fault.kind());
+        let what: Vec<(String, Kind)> = planned.faults.iter().map(what).collect();
+        // The end of the time is waited for by those alone that still have to prove something.
+        if !self.is_time() && !self.report.needs(&what, self.options) {
+            return Ok(());
+        }
+        if self.wait_for_acks(planned.calm_acks(self.options.rate)).is_none() {
+            self.report.fail(format!("messages stopped flowing before: {what:?}"));
+            return Ok(());
+        }
+        let effects = self.breaker.apply(planned)?;
+        let recovered = self.wait_for_acks(RECOVERED_ACKS);
+        let done = what.into_iter().zip(effects);
+        let done: Vec<Done> = done.map(|((what, kind), effect)| (what, kind, effect)).collect();
+        self.report.add(self.begin, done, recovered);
+        Ok(())
+    }
+
+    /// How long so many further ones took.
+    fn wait_for_acks(&self, count: u64) -> Option<Duration> {
+        let (since, enough) = (Instant::now(), self.conductor.acked() + count);
+        let waited = wait(RECOVERS_WITHIN, &self.load, || self.conductor.acked() >= enough);
+        waited.is_ok().then(|| since.elapsed())
+    }
+
+    fn finish(self) -> Result<Report> {
+        let mut report = self.report;
+        report.faulty_for = self.begin.elapsed();
+        println!("healed; waiting until everything is delivered and read back");
+        self.conductor.end();
+        report.run = Some(self.load.join().map_err(|_| anyhow!("the load panicked"))??);
+        report.left_over = left_over(&self.breaker.cluster);
+        if let Err(error) = self.breaker.cluster.check_ready() {
+            report.fail(format!("after the end, {error:#}"));
+        }
+        Ok(report)
+    }
 }
 
 fn start_load(

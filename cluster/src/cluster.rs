@@ -6,8 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use roost_testing::{Process, RabbitMq, Redis};
 
+use crate::clock::Clocks;
+use crate::link::Links;
 use crate::node::{Node, Start, Tier};
-use crate::plan::{self, Secrets, Services, Shape};
+use crate::plan::{self, Membership, Secrets, Services, Shape, Ways};
 use crate::probe::Probe;
 use crate::services::{Registry, Store};
 
@@ -28,6 +30,19 @@ pub enum Service {
     Redis,
     /// The database server.
     Store,
+    /// Where gateways enter themselves.
+    Registry,
+}
+
+/// What is built into a cluster so that it can be broken there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seams {
+    /// Links before each gateway, and from each process to the broker.
+    pub(crate) links: bool,
+    /// Clocks of the processes.
+    pub(crate) clocks: bool,
+    /// Where the database is, if it matters.
+    pub(crate) data_folder: Option<PathBuf>,
 }
 
 /// A running cluster.
@@ -35,12 +50,22 @@ pub enum Service {
 pub struct Cluster {
     gateways: Vec<Node>,
     logics: Vec<Node>,
+    links: Option<Links>,
     store: Store,
     redis: Redis,
     registry: Registry,
     broker: RabbitMq,
+    clocks: Option<Clocks>,
     options: Shape,
     api_key: String,
+}
+
+/// What is the same for every process of Roost.
+struct Setting<'a> {
+    folder: &'a Path,
+    program: &'a Path,
+    services: Services,
+    secrets: Secrets,
 }
 
 /// A process of a cluster, as a reader of its state needs to know it.
@@ -63,6 +88,16 @@ impl Cluster {
         roost: &Path,
         say: &mut dyn FnMut(&str),
     ) -> Result<Self> {
+        Self::start_with(options, &Seams::default(), (folder, roost), say)
+    }
+
+    /// The same with seams.
+    pub(crate) fn start_with(
+        options: &Shape,
+        seams: &Seams,
+        (folder, roost): (&Path, &Path),
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
         options.check()?;
         check_ports(options)?;
         roost_testing::host::make_scratch_folders_in(folder);
@@ -72,7 +107,7 @@ impl Cluster {
         let (broker, redis, store) = std::thread::scope(|scope| {
             let broker = scope.spawn(RabbitMq::start);
             let redis = scope.spawn(Redis::start);
-            let store = Store::start(options.store);
+            let store = Store::start(options.store, seams.data_folder.as_deref());
             (broker.join(), redis.join(), store)
         });
         let registry = Registry::start(options.membership);
@@ -83,8 +118,11 @@ impl Cluster {
         broker.ctl(&["import_definitions", &definitions.display().to_string()]);
         let broker_password = plan::secret()?;
         broker.ctl(&["change_password", plan::BROKER_USER, &broker_password]);
+        let links = seams.links.then(|| Links::open(options, broker.port())).transpose()?;
+        let direct = || Ways::direct(options, broker.port());
         let services = Services {
-            broker: broker.port(),
+            ways: links.as_ref().map_or_else(direct, Links::ways),
+            data_folder: seams.data_folder.clone(),
             broker_password,
             redis_url: redis.url(),
             store_url: store.url(),
@@ -94,53 +132,57 @@ impl Cluster {
         let mut cluster = Self {
             gateways: Vec::new(),
             logics: Vec::new(),
+            links,
             store,
             redis,
             registry,
             broker,
+            clocks: seams.clocks.then(|| Clocks::new(folder)).transpose()?,
             options: options.clone(),
             api_key: secrets.api_key.clone(),
         };
+        let setting = Setting { folder, program: roost, services, secrets };
         say("starting roost logic");
-        cluster.start_logics(folder, roost, (&services, &secrets))?;
+        cluster.start_logics(&setting)?;
         say("starting roost gateway");
-        cluster.start_gateways(folder, roost, (&services, &secrets))?;
+        cluster.start_gateways(&setting)?;
         cluster.create_users(&SAMPLE_USERS)?;
         Ok(cluster)
     }
 
-    fn start_logics(
-        &mut self,
-        folder: &Path,
-        program: &Path,
-        (services, secrets): (&Services, &Secrets),
-    ) -> Result<()> {
+    fn start_logics(&mut self, setting: &Setting<'_>) -> Result<()> {
+        let Setting { folder, program, services, secrets } = setting;
         for (index, name) in (0..).zip(self.options.logic_names()) {
             let http = self.options.http(index);
             let text = plan::logic_file(&self.options, services, secrets, (index, folder))?;
             let probe = Probe::Logic { http, api_key: secrets.api_key.clone() };
             let ports = vec![http];
-            let start = Start { name, tier: Tier::Logic, ports, probe, folder, program, text };
+            let variables = self.variables(&name)?;
+            let tier = Tier::Logic;
+            let start = Start { name, tier, ports, probe, folder, program, text, variables };
             self.logics.push(Node::start(start)?);
         }
         self.logics.iter_mut().try_for_each(Node::wait_ready)
     }
 
-    fn start_gateways(
-        &mut self,
-        folder: &Path,
-        program: &Path,
-        (services, secrets): (&Services, &Secrets),
-    ) -> Result<()> {
+    fn start_gateways(&mut self, setting: &Setting<'_>) -> Result<()> {
+        let Setting { folder, program, services, secrets } = setting;
         for (index, name) in (0..).zip(self.options.gateway_names()) {
             let admin = self.options.admin(index);
             let text = plan::gateway_file(&self.options, services, secrets, index)?;
             let ports = vec![self.options.frames(index), admin];
             let probe = Probe::Gateway { admin };
-            let start = Start { name, tier: Tier::Gateway, ports, probe, folder, program, text };
+            let variables = self.variables(&name)?;
+            let tier = Tier::Gateway;
+            let start = Start { name, tier, ports, probe, folder, program, text, variables };
             self.gateways.push(Node::start(start)?);
         }
         self.gateways.iter_mut().try_for_each(Node::wait_ready)
+    }
+
+    /// What a process gets into its environment.
+    fn variables(&self, name: &str) -> Result<Vec<(String, String)>> {
+        self.clocks.as_ref().map_or(Ok(Vec::new()), |clocks| clocks.variables(name))
     }
 
     fn create_users(&self, users: &[&str]) -> Result<()> {
@@ -158,13 +200,6 @@ impl Cluster {
     /// Its shape.
     pub fn options(&self) -> &Shape {
         &self.options
-    }
-
-    /// `host:port` of every gateway, for clients.
-    pub fn frames(&self) -> Vec<String> {
-        (0..self.options.gateways)
-            .map(|i| format!("127.0.0.1:{}", self.options.frames(i)))
-            .collect()
     }
 
     /// `host:port` of the HTTP API.
@@ -191,6 +226,20 @@ impl Cluster {
         !matches!(self.store, Store::Sqlite)
     }
 
+    pub(crate) fn has_registry(&self) -> bool {
+        self.options.membership != Membership::Static
+    }
+
+    /// If it was started with them.
+    pub(crate) fn links(&self) -> Option<&Links> {
+        self.links.as_ref()
+    }
+
+    /// If it was started with them.
+    pub(crate) fn clocks(&self) -> Option<&Clocks> {
+        self.clocks.as_ref()
+    }
+
     /// The port that a part serves.
     pub(crate) fn port_of(&self, service: Service) -> u16 {
         match service {
@@ -199,6 +248,7 @@ impl Cluster {
             Service::RabbitMq => self.broker.port(),
             Service::Redis => self.redis.port(),
             Service::Store => self.store.part().map_or(0, |part| part.ports[0]),
+            Service::Registry => self.registry.part().map_or(0, |part| part.ports[0]),
         }
     }
 
@@ -210,6 +260,7 @@ impl Cluster {
             Service::RabbitMq => self.broker.process().id(),
             Service::Redis => self.redis.process().id(),
             Service::Store => self.store.part().map_or(0, |part| part.id),
+            Service::Registry => self.registry.part().map_or(0, |part| part.id),
         }
     }
 
@@ -221,6 +272,7 @@ impl Cluster {
             Service::RabbitMq => "RabbitMQ".to_owned(),
             Service::Redis => "Redis".to_owned(),
             Service::Store => self.store.part().map_or("SQLite".to_owned(), |part| part.name),
+            Service::Registry => self.registry.part().map_or("static".to_owned(), |part| part.name),
         }
     }
 
@@ -232,6 +284,7 @@ impl Cluster {
             Service::RabbitMq => self.broker.kill(),
             Service::Redis => self.redis.kill(),
             Service::Store => self.store.kill(),
+            Service::Registry => self.registry.kill(),
         }
     }
 
@@ -246,6 +299,7 @@ impl Cluster {
             Service::RabbitMq => self.broker.restart(),
             Service::Redis => self.redis.restart(),
             Service::Store => self.store.restart(),
+            Service::Registry => self.registry.restart(),
         }
         Ok(())
     }
@@ -258,6 +312,7 @@ impl Cluster {
             Service::RabbitMq => self.broker.pause(),
             Service::Redis => self.redis.pause(),
             Service::Store => self.store.pause(),
+            Service::Registry => self.registry.pause(),
         }
     }
 
@@ -269,6 +324,7 @@ impl Cluster {
             Service::RabbitMq => self.broker.resume(),
             Service::Redis => self.redis.resume(),
             Service::Store => self.store.resume(),
+            Service::Registry => self.registry.resume(),
         }
     }
 
@@ -317,7 +373,7 @@ impl Cluster {
             });
         }
         say("stopping services");
-        for service in [Service::RabbitMq, Service::Redis, Service::Store] {
+        for service in [Service::RabbitMq, Service::Redis, Service::Store, Service::Registry] {
             self.kill(service);
         }
     }

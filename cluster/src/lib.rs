@@ -8,8 +8,10 @@
 //! what runs here.
 
 pub mod chaos;
+mod clock;
 mod cluster;
 pub mod command;
+mod link;
 mod node;
 mod plan;
 mod probe;

@@ -30,6 +30,7 @@ pub(crate) struct Node {
     file: PathBuf,
     log: PathBuf,
     program: PathBuf,
+    variables: Vec<(String, String)>,
     process: Process,
 }
 
@@ -43,17 +44,20 @@ pub(crate) struct Start<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) program: &'a Path,
     pub(crate) text: String,
+    /// Of its environment.
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 impl Node {
     /// Writes the file and starts the process; it is not ready yet.
     pub(crate) fn start(start: Start<'_>) -> Result<Self> {
-        let Start { name, tier, ports, probe, folder, program, text } = start;
+        let Start { name, tier, ports, probe, folder, program, text, variables } = start;
         let file = folder.join(format!("{name}.toml"));
         write_secret(&file, &text)?;
         let log = folder.join(format!("{name}.log"));
-        let process = launch(program, tier, &file, &log);
-        Ok(Self { name, tier, ports, probe, file, log, program: program.to_owned(), process })
+        let process = launch(program, &variables, (tier, &file), &log);
+        let program = program.to_owned();
+        Ok(Self { name, tier, ports, probe, file, log, program, variables, process })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -107,7 +111,7 @@ impl Node {
     /// Starts it again with the same file; it is not ready yet.
     pub(crate) fn launch_again(&mut self) {
         self.process.kill();
-        self.process = launch(&self.program, self.tier, &self.file, &self.log);
+        self.process = launch(&self.program, &self.variables, (self.tier, &self.file), &self.log);
     }
 
     fn last_words(&self) -> String {
@@ -117,13 +121,20 @@ impl Node {
     }
 }
 
-fn launch(program: &Path, tier: Tier, file: &Path, log: &Path) -> Process {
+fn launch(
+    program: &Path,
+    variables: &[(String, String)],
+    (tier, file): (Tier, &Path),
+    log: &Path,
+) -> Process {
     let verb = match tier {
         Tier::Gateway => "gateway",
         Tier::Logic => "logic",
     };
-    let mut command = Command::new(program);
-    command.args([verb, "--config"]).arg(file);
+    // By `env`, so that they are for this program alone and not for those that start it.
+    let mut command = Command::new("env");
+    command.args(variables.iter().map(|(name, value)| format!("{name}={value}")));
+    command.arg(program).args([verb, "--config"]).arg(file);
     for (name, _) in std::env::vars_os() {
         // The file says everything here.
         if name.to_string_lossy().starts_with("ROOST_") {

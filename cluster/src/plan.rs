@@ -1,6 +1,6 @@
 //! What a cluster consists of, where each part listens, and the configuration files that say so. Pure: nothing is started here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -129,10 +129,34 @@ impl Shape {
     }
 }
 
+/// Ports by which processes of Roost and their clients reach what they need: its own, or that of a link in between.
+#[derive(Debug)]
+pub(crate) struct Ways {
+    /// Of the broker, for each gateway.
+    pub(crate) gateway_to_broker: Vec<u16>,
+    /// Of the broker, for each logic process.
+    pub(crate) logic_to_broker: Vec<u16>,
+    /// Of each gateway, for clients.
+    pub(crate) clients: Vec<u16>,
+}
+
+impl Ways {
+    /// Nothing in between.
+    pub(crate) fn direct(options: &Shape, broker: u16) -> Self {
+        Self {
+            gateway_to_broker: vec![broker; usize::from(options.gateways)],
+            logic_to_broker: vec![broker; usize::from(options.logic)],
+            clients: (0..options.gateways).map(|index| options.frames(index)).collect(),
+        }
+    }
+}
+
 /// Where the services are.
 #[derive(Debug)]
 pub(crate) struct Services {
-    pub(crate) broker: u16,
+    pub(crate) ways: Ways,
+    /// The database of a process that has it in a file, if not in its own folder.
+    pub(crate) data_folder: Option<PathBuf>,
     pub(crate) broker_password: String,
     pub(crate) redis_url: String,
     /// Empty: SQLite.
@@ -169,11 +193,14 @@ pub(crate) fn gateway_file(
     secrets: &Secrets,
     index: u16,
 ) -> Result<String> {
-    let mut table = common(GATEWAY, options, services, secrets)?;
+    let at = usize::from(index);
+    let mut table =
+        common(GATEWAY, options, (services, services.ways.gateway_to_broker[at]), secrets)?;
     set(&mut table, "gateway.name", format!("gw-{}", index + 1))?;
     let listen = format!("127.0.0.1:{}", options.frames(index));
     if options.membership != Membership::Static {
-        set(&mut table, "membership.address", listen.clone())?;
+        let address = format!("127.0.0.1:{}", services.ways.clients[at]);
+        set(&mut table, "membership.address", address)?;
     }
     set(&mut table, "gateway.listen", vec![listen])?;
     set(&mut table, "gateway.admin_listen", format!("127.0.0.1:{}", options.admin(index)))?;
@@ -194,9 +221,10 @@ pub(crate) fn logic_file(
     secrets: &Secrets,
     (index, folder): (u16, &Path),
 ) -> Result<String> {
-    let mut table = common(LOGIC, options, services, secrets)?;
+    let broker = services.ways.logic_to_broker[usize::from(index)];
+    let mut table = common(LOGIC, options, (services, broker), secrets)?;
     let name = format!("logic-{}", index + 1);
-    let data = folder.join(format!("{name}-data"));
+    let data = services.data_folder.as_deref().unwrap_or(folder).join(format!("{name}-data"));
     set(&mut table, "logic.name", name)?;
     set(&mut table, "logic.worker_id", i64::from(index))?;
     set(&mut table, "logic.http_listen", format!("127.0.0.1:{}", options.http(index)))?;
@@ -207,14 +235,19 @@ pub(crate) fn logic_file(
     Ok(toml::to_string(&table)?)
 }
 
-fn common(text: &str, options: &Shape, services: &Services, secrets: &Secrets) -> Result<Table> {
+fn common(
+    text: &str,
+    options: &Shape,
+    (services, broker): (&Services, u16),
+    secrets: &Secrets,
+) -> Result<Table> {
     let mut table: Table = text.parse()?;
-    set(&mut table, "bus.url", format!("amqp://127.0.0.1:{}/{VHOST}", services.broker))?;
+    set(&mut table, "bus.url", format!("amqp://127.0.0.1:{broker}/{VHOST}"))?;
     set(&mut table, "bus.user", BROKER_USER.to_owned())?;
     set(&mut table, "bus.password", services.broker_password.clone())?;
     set(&mut table, "bus.partitions", i64::from(options.partitions))?;
-    let gateways = (0..options.gateways)
-        .map(|index| format!("gw-{}=127.0.0.1:{}", index + 1, options.frames(index)));
+    let gateways = options.gateway_names().into_iter().zip(&services.ways.clients);
+    let gateways = gateways.map(|(name, port)| format!("{name}=127.0.0.1:{port}"));
     set(&mut table, "cluster.gateways", gateways.collect::<Vec<_>>())?;
     let logic = (0..options.logic).map(|i| format!("http://127.0.0.1:{}", options.http(i)));
     set(&mut table, "cluster.logic", logic.collect::<Vec<_>>())?;
@@ -226,6 +259,9 @@ fn common(text: &str, options: &Shape, services: &Services, secrets: &Secrets) -
     if options.membership != Membership::Static {
         set(&mut table, "membership.kind", kind.to_owned())?;
         set(&mut table, "membership.endpoints", vec![services.registry.clone()])?;
+        // Whoever kills a gateway here waits until its name is free again.
+        set(&mut table, "membership.lease_ms", 4_000)?;
+        set(&mut table, "membership.response_timeout_ms", 1_500)?;
     }
     set(&mut table, "routes.url", services.redis_url.clone())?;
     let app = format!(

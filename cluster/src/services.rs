@@ -1,5 +1,7 @@
 //! The services of a cluster that there is a choice of: the database, and where gateways enter themselves.
 
+use std::path::Path;
+
 use roost_testing::{Etcd, MariaDb, PostgreSql, ZooKeeper};
 
 use crate::cluster::Part;
@@ -39,6 +41,38 @@ impl Registry {
         }
     }
 
+    pub(crate) fn kill(&mut self) {
+        match self {
+            Self::Static => {}
+            Self::Etcd(server) => server.kill(),
+            Self::ZooKeeper(server) => server.kill(),
+        }
+    }
+
+    pub(crate) fn restart(&mut self) {
+        match self {
+            Self::Static => {}
+            Self::Etcd(server) => server.restart(),
+            Self::ZooKeeper(server) => server.restart(),
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        match self {
+            Self::Static => {}
+            Self::Etcd(server) => server.pause(),
+            Self::ZooKeeper(server) => server.pause(),
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        match self {
+            Self::Static => {}
+            Self::Etcd(server) => server.resume(),
+            Self::ZooKeeper(server) => server.resume(),
+        }
+    }
+
     pub(crate) fn part(&self) -> Option<Part> {
         let (name, port, process) = match self {
             Self::Static => return None,
@@ -51,15 +85,16 @@ impl Registry {
 }
 
 impl Store {
-    pub(crate) fn start(kind: StoreKind) -> Self {
+    /// With its data in `folder`, or anywhere.
+    pub(crate) fn start(kind: StoreKind, folder: Option<&Path>) -> Self {
         match kind {
             StoreKind::Mariadb => {
-                let server = MariaDb::start();
+                let server = folder.map_or_else(MariaDb::start, MariaDb::start_in);
                 server.sql("CREATE DATABASE roost");
                 Self::MariaDb(server)
             }
             StoreKind::Postgres => {
-                let server = PostgreSql::start();
+                let server = folder.map_or_else(PostgreSql::start, PostgreSql::start_in);
                 server.sql("CREATE DATABASE roost");
                 Self::PostgreSql(server)
             }

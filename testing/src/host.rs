@@ -61,7 +61,11 @@ pub fn make_scratch_folders_in(folder: &Path) {
 
 /// A scratch folder of a service, gone with the value.
 pub(crate) fn scratch_folder(service: &str) -> TempDir {
-    let parent = SCRATCH.get().cloned().unwrap_or_else(std::env::temp_dir);
+    scratch_folder_in(&SCRATCH.get().cloned().unwrap_or_else(std::env::temp_dir), service)
+}
+
+/// The same in this folder.
+pub(crate) fn scratch_folder_in(parent: &Path, service: &str) -> TempDir {
     tempfile::Builder::new()
         .prefix(&format!("roost-{service}-"))
         .tempdir_in(parent)

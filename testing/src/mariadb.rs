@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, own, scratch_folder, wait_until};
+use crate::host::{Port, need_package, own, scratch_folder, scratch_folder_in, wait_until};
 use crate::process::Process;
 
 const SERVER: &str = "/usr/sbin/mariadbd";
@@ -31,8 +31,19 @@ impl MariaDb {
     /// # Panics
     /// When it does not; with the end of its log.
     pub fn start() -> Self {
+        Self::start_with(scratch_folder("mariadb"))
+    }
+
+    /// The same with everything it writes below `parent`, which its system user must be able to enter.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_in(parent: &Path) -> Self {
+        Self::start_with(scratch_folder_in(parent, "mariadb"))
+    }
+
+    fn start_with(folder: TempDir) -> Self {
         need_package(SERVER, "mariadb-server");
-        let folder = scratch_folder("mariadb");
         own(folder.path(), SYSTEM_USER);
         let installed = Command::new(INSTALL)
             .arg("--no-defaults")

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::host::{Port, need_package, own, scratch_folder, wait_until};
+use crate::host::{Port, need_package, own, scratch_folder, scratch_folder_in, wait_until};
 use crate::process::Process;
 
 /// Debian's wrapper, there with every version; the programs are in a folder of their version.
@@ -32,10 +32,21 @@ impl PostgreSql {
     /// # Panics
     /// When it does not; with the end of its log.
     pub fn start() -> Self {
+        Self::start_with(scratch_folder("postgresql"))
+    }
+
+    /// The same with everything it writes below `parent`, which its system user must be able to enter.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_in(parent: &Path) -> Self {
+        Self::start_with(scratch_folder_in(parent, "postgresql"))
+    }
+
+    fn start_with(folder: TempDir) -> Self {
         if programs().is_none() {
             need_package(PACKAGE_PROGRAM, "postgresql");
         }
-        let folder = scratch_folder("postgresql");
         let password = folder.path().join("password");
         std::fs::write(&password, "roost").expect("a file in the scratch folder");
         own(folder.path(), SYSTEM_USER);

@@ -1,4 +1,7 @@
 //! Applies faults, heals them, and says what proves that they took effect.
+//!
+//! A fault has a begin and an end, so that another one can begin in between. What was killed is started again when everything else is healed,
+//! services before processes of Roost, which cannot start without them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,15 +9,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use roost_loadtest::scenario::Conductor;
 
+use super::disk::Disk;
 use super::partition::Cut;
-use super::schedule::{Fault, Way};
+use super::republish::Republisher;
+use super::schedule::{Fault, Place, Planned, Way};
 use crate::cluster::{Cluster, Service};
+use crate::link::{Link, Links, Slowness};
 use crate::plan::VHOST;
 use crate::probe::{Probe, Readiness};
 use crate::state::{Life, ProcessId};
 
-/// A stopped process shows as such after this.
-const SHOWS_WITHIN: Duration = Duration::from_secs(5);
+/// A stopped process shows as such after this, a stepped clock likewise.
+const SHOWS_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A database has some room of its own, after which nothing is committed for this long.
+const STANDS_STILL_FOR: Duration = Duration::from_secs(1);
+const STANDS_STILL_WITHIN: Duration = Duration::from_secs(40);
 /// As the runner configures it.
 const WATERMARK: &str = "{absolute, \"2GB\"}";
 
@@ -22,24 +32,91 @@ const WATERMARK: &str = "{absolute, \"2GB\"}";
 #[derive(Debug)]
 pub(super) struct Breaker {
     pub(super) cluster: Cluster,
+    /// Of the database; unmounted when the database is gone.
+    disk: Option<Disk>,
     conductor: Arc<Conductor>,
 }
 
+/// A fault that has begun, with what its end needs.
+#[derive(Debug)]
+enum Begun {
+    Killed {
+        service: Service,
+        former: ProcessId,
+        at: Instant,
+        said: String,
+    },
+    Paused {
+        service: Service,
+        process: ProcessId,
+        in_flight: u64,
+    },
+    /// It has no length.
+    Done(String),
+    Alarm,
+    Cut(Cut),
+    Slow(Link, Slowness),
+    Repeats(usize),
+    Republishes(Republisher),
+    Clock {
+        service: Service,
+        process: ProcessId,
+        offset_s: i64,
+    },
+    Full {
+        process: Option<ProcessId>,
+        said: String,
+    },
+}
+
+impl Begun {
+    /// What is healed first.
+    fn rank(&self) -> u32 {
+        match self {
+            Self::Killed { service: Service::Gateway(_) | Service::Logic(_), .. } => 2,
+            Self::Killed { .. } | Self::Full { .. } => 1,
+            Self::Paused { .. }
+            | Self::Done(_)
+            | Self::Alarm
+            | Self::Cut(_)
+            | Self::Slow(..)
+            | Self::Repeats(_)
+            | Self::Republishes(_)
+            | Self::Clock { .. } => 0,
+        }
+    }
+}
+
 impl Breaker {
-    pub(super) fn new(cluster: Cluster, conductor: Arc<Conductor>) -> Self {
-        Self { cluster, conductor }
+    pub(super) fn new(cluster: Cluster, disk: Option<Disk>, conductor: Arc<Conductor>) -> Self {
+        Self { cluster, disk, conductor }
     }
 
-    /// Applies a fault and heals it. What proves its effect, or why it has none.
-    pub(super) fn apply(&mut self, fault: &Fault) -> Result<String> {
-        match *fault {
-            Fault::Kill(service, away) => self.kill(service, away),
-            Fault::Pause(service, length) => self.pause(service, length),
-            Fault::Flush => self.flush(),
-            Fault::Purge(gateway, gathers) => self.purge(gateway, gathers),
-            Fault::Alarm(length) => self.alarm(length),
-            Fault::Partition(service, way, length) => self.partition(service, way, length),
+    /// Applies faults and heals them when the longest is over. Of each what proves its effect, or why it has none.
+    ///
+    /// # Errors
+    /// When something cannot be healed.
+    pub(super) fn apply(&mut self, planned: &Planned) -> Result<Vec<Result<String>>> {
+        let mut until = Instant::now();
+        let mut begun = Vec::new();
+        for (index, fault) in planned.faults.iter().enumerate() {
+            if index > 0 {
+                std::thread::sleep(planned.lag);
+            }
+            begun.push((index, self.begin(fault)));
+            until = until.max(Instant::now() + fault.length());
         }
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        begun.sort_by_key(|(_, begun)| begun.as_ref().map_or(0, Begun::rank));
+        let mut effects: Vec<Result<String>> = Vec::new();
+        effects.resize_with(begun.len(), || bail!("it has not ended"));
+        for (index, begun) in begun {
+            effects[index] = match begun {
+                Ok(begun) => self.end(begun)?,
+                Err(error) => Err(error),
+            };
+        }
+        Ok(effects)
     }
 
     /// As a line of the report.
@@ -52,7 +129,7 @@ impl Breaker {
             Fault::Flush => "flush Redis".to_owned(),
             Fault::Purge(..) => "purge all queues".to_owned(),
             Fault::Alarm(length) => format!("memory alarm {}", seconds(length)),
-            Fault::Partition(service, way, length) => {
+            Fault::Partition(Place::Service(service), way, length) => {
                 let way = match way {
                     Way::Both => "from everybody",
                     Way::To => "from what is said to it",
@@ -60,45 +137,165 @@ impl Breaker {
                 };
                 format!("cut {} {way} {}", name(service), seconds(length))
             }
+            Fault::Partition(Place::Link(link), way, length) => {
+                let way = match way {
+                    Way::Both => "both ways",
+                    Way::To => "one way",
+                    Way::From => "the other way",
+                };
+                format!("cut {} {way} {}", self.link(*link), seconds(length))
+            }
+            Fault::Slow(link, _, length) => {
+                format!("slow {} {}", self.link(*link), seconds(length))
+            }
+            Fault::Repeat(index, length) => {
+                format!("frames twice, {} {}", self.link(Link::Clients(*index)), seconds(length))
+            }
+            Fault::Republish(length) => format!("bodies twice {}", seconds(length)),
+            Fault::Clock(service, offset_s, length) => {
+                let way = if *offset_s > 0 { "forward and back" } else { "back and forward" };
+                format!("clock of {} {way} {}", name(service), seconds(length))
+            }
+            Fault::Disk(length) => {
+                format!("disk of {} full {}", name(&Service::Store), seconds(length))
+            }
         }
     }
 
-    fn kill(&mut self, service: Service, away: Duration) -> Result<String> {
+    fn link(&self, link: Link) -> String {
+        let name = |service| self.cluster.name_of(service);
+        match link {
+            Link::Clients(index) => format!("clients and {}", name(Service::Gateway(index))),
+            Link::GatewayBroker(index) => format!("{} and RabbitMQ", name(Service::Gateway(index))),
+            Link::LogicBroker(index) => format!("{} and RabbitMQ", name(Service::Logic(index))),
+        }
+    }
+
+    fn links(&self) -> Result<&Links> {
+        self.cluster.links().context("the cluster was started without links")
+    }
+
+    fn begin(&mut self, fault: &Fault) -> Result<Begun> {
+        match *fault {
+            Fault::Kill(service, _) => self.kill(service),
+            Fault::Pause(service, _) => self.pause(service),
+            Fault::Flush => self.flush().map(Begun::Done),
+            Fault::Purge(gateway, gathers) => self.purge(gateway, gathers).map(Begun::Done),
+            Fault::Alarm(_) => self.alarm(),
+            Fault::Partition(place, way, _) => {
+                let port = match place {
+                    Place::Service(service) => self.cluster.port_of(service),
+                    Place::Link(link) => self.links()?.port(link),
+                };
+                Cut::make(port, way).map(Begun::Cut)
+            }
+            Fault::Slow(link, slowness, _) => {
+                self.links()?.slow_down(link, slowness);
+                Ok(Begun::Slow(link, slowness))
+            }
+            Fault::Repeat(gateway, _) => {
+                self.links()?.repeat(gateway);
+                Ok(Begun::Repeats(gateway))
+            }
+            Fault::Republish(_) => {
+                Republisher::start(self.cluster.broker()).map(Begun::Republishes)
+            }
+            Fault::Clock(service, offset_s, _) => self.step_clock(service, offset_s),
+            Fault::Disk(_) => self.fill_disk(),
+        }
+    }
+
+    /// Heals it. What proves its effect; an error when it cannot be healed.
+    fn end(&mut self, begun: Begun) -> Result<Result<String>> {
+        Ok(match begun {
+            Begun::Done(said) => Ok(said),
+            Begun::Killed { service, former, at, said } => {
+                self.cluster.restart(service)?;
+                self.came_back(service, former).map(|now| {
+                    let took = at.elapsed().as_secs_f64();
+                    format!("{said}, process {} ready after {took:.1} s", now.pid)
+                })
+            }
+            Begun::Paused { service, process, in_flight } => {
+                let held = process.life() == Life::Stopped;
+                self.cluster.resume(service);
+                becomes(process, Life::Running)?;
+                let said =
+                    format!("process {} stood still, {in_flight} messages in flight", process.pid);
+                proven(held, said, || format!("process {} went on by itself", process.pid))
+            }
+            Begun::Alarm => {
+                let after = self.alarms_at(WATERMARK);
+                ensure!(!after.contains("memory"), "the alarm stays: {after}");
+                Ok("publishers were blocked".to_owned())
+            }
+            Begun::Cut(cut) => {
+                let dropped = cut.dropped()?;
+                drop(cut);
+                let said = format!("{dropped} packets dropped");
+                proven(dropped > 0, said, || "nobody said anything".to_owned())
+            }
+            Begun::Slow(link, slowness) => {
+                let bytes = self.links()?.hurry(link);
+                let Slowness { delay, bytes_per_second } = slowness;
+                let said = format!(
+                    "{bytes} bytes {} ms late, {} KB/s at most",
+                    delay.as_millis(),
+                    bytes_per_second / 1_000
+                );
+                proven(bytes > 0, said, || "nobody said anything".to_owned())
+            }
+            Begun::Repeats(gateway) => {
+                let frames = self.links()?.repeat_no_more(gateway);
+                let said = format!("{frames} frames came twice");
+                proven(frames > 0, said, || "nobody said anything".to_owned())
+            }
+            Begun::Republishes(republisher) => {
+                republisher.finish(self.cluster.broker()).and_then(|bodies| {
+                    let said = format!("{bodies} bodies came twice");
+                    proven(bodies > 0, said, || "nothing was published".to_owned())
+                })
+            }
+            Begun::Clock { service, process, offset_s } => {
+                let held = process.life() == Life::Running;
+                self.set_clock(service, 0)?;
+                let said = format!("process {} was {offset_s:+} s off", process.pid);
+                proven(held, said, || format!("process {} ended", process.pid))
+            }
+            Begun::Full { process, said } => self.free_disk(process, said)?,
+        })
+    }
+
+    fn kill(&mut self, service: Service) -> Result<Begun> {
         let former = self.process(service)?;
         let (at, in_flight) = (Instant::now(), self.in_flight());
         self.cluster.kill(service);
-        let is_gone = former.life() == Life::Gone;
-        self.conductor.record_kill(at, is_gone);
-        let refused = Probe::Port { port: self.cluster.port_of(service) }.ask();
-        std::thread::sleep(away);
-        self.cluster.restart(service)?;
-        ensure!(is_gone, "process {} is still there", former.pid);
-        let now = self.process(service)?;
-        ensure!(now != former, "process {} was never gone", former.pid);
-        let refused = match refused {
+        self.conductor.record_kill(at, former.life() == Life::Gone);
+        let refused = match (Probe::Port { port: self.cluster.port_of(service) }).ask() {
             Readiness::Ready => "",
             Readiness::Missing(_) => ", its port refused connections",
         };
-        Ok(format!(
-            "process {} gone with {in_flight} messages in flight{refused}, process {} ready after {:.1} s",
-            former.pid,
-            now.pid,
-            at.elapsed().as_secs_f64()
-        ))
+        let said =
+            format!("process {} gone with {in_flight} messages in flight{refused}", former.pid);
+        Ok(Begun::Killed { service, former, at, said })
     }
 
-    fn pause(&self, service: Service, length: Duration) -> Result<String> {
+    fn came_back(&self, service: Service, former: ProcessId) -> Result<ProcessId> {
+        ensure!(former.life() == Life::Gone, "process {} is still there", former.pid);
+        let now = self.process(service)?;
+        ensure!(now != former, "process {} was never gone", former.pid);
+        Ok(now)
+    }
+
+    fn pause(&self, service: Service) -> Result<Begun> {
         let process = self.process(service)?;
         let in_flight = self.in_flight();
         self.cluster.pause(service);
-        let stopped = self.becomes(process, Life::Stopped);
-        std::thread::sleep(length);
-        let held = process.life() == Life::Stopped;
-        self.cluster.resume(service);
-        stopped?;
-        ensure!(held, "process {} went on by itself", process.pid);
-        self.becomes(process, Life::Running)?;
-        Ok(format!("process {} stood still, {in_flight} messages in flight", process.pid))
+        if let Err(error) = becomes(process, Life::Stopped) {
+            self.cluster.resume(service);
+            return Err(error);
+        }
+        Ok(Begun::Paused { service, process, in_flight })
     }
 
     fn flush(&self) -> Result<String> {
@@ -126,28 +323,78 @@ impl Breaker {
         Ok(format!("{purged} bodies gone"))
     }
 
-    fn alarm(&self, length: Duration) -> Result<String> {
-        let broker = self.cluster.broker();
-        let alarms_at = |watermark: &str| {
-            broker.eval(&format!(
-                "vm_memory_monitor:set_vm_memory_high_watermark({watermark}), rabbit_alarm:get_alarms()."
-            ))
-        };
-        let raised = alarms_at("0");
-        std::thread::sleep(length);
-        let after = alarms_at(WATERMARK);
-        ensure!(raised.contains("memory"), "no alarm: {raised}");
-        ensure!(!after.contains("memory"), "the alarm stays: {after}");
-        Ok("publishers were blocked".to_owned())
+    fn alarm(&self) -> Result<Begun> {
+        let raised = self.alarms_at("0");
+        if !raised.contains("memory") {
+            self.alarms_at(WATERMARK);
+            bail!("no alarm: {raised}");
+        }
+        Ok(Begun::Alarm)
     }
 
-    fn partition(&self, service: Service, way: Way, length: Duration) -> Result<String> {
-        let cut = Cut::make(self.cluster.port_of(service), way)?;
-        std::thread::sleep(length);
-        let dropped = cut.dropped()?;
-        drop(cut);
-        ensure!(dropped > 0, "nobody said anything");
-        Ok(format!("{dropped} packets dropped"))
+    fn alarms_at(&self, watermark: &str) -> String {
+        self.cluster.broker().eval(&format!(
+            "vm_memory_monitor:set_vm_memory_high_watermark({watermark}), rabbit_alarm:get_alarms()."
+        ))
+    }
+
+    fn step_clock(&self, service: Service, offset_s: i64) -> Result<Begun> {
+        let process = self.process(service)?;
+        if let Err(error) = self.set_clock(service, offset_s) {
+            self.set_clock(service, 0)?;
+            return Err(error);
+        }
+        Ok(Begun::Clock { service, process, offset_s })
+    }
+
+    /// Returns when the process has looked.
+    fn set_clock(&self, service: Service, offset_s: i64) -> Result<()> {
+        let clocks = self.cluster.clocks().context("the cluster was started without clocks")?;
+        let name = self.cluster.name_of(service);
+        clocks.step(&name, offset_s)?;
+        let until = Instant::now() + SHOWS_WITHIN;
+        while !clocks.is_read(&name)? {
+            ensure!(Instant::now() < until, "{name} does not look at its clock");
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn fill_disk(&self) -> Result<Begun> {
+        let disk = self.disk.as_ref().context("the database has no disk of its own")?;
+        // A file within a process of Roost has no server that could end.
+        let process = ProcessId::of(self.cluster.id_of(Service::Store));
+        let begin = Instant::now();
+        disk.fill()?;
+        let (mut acked, mut since) = (self.conductor.acked(), Instant::now());
+        while since.elapsed() < STANDS_STILL_FOR {
+            if begin.elapsed() > STANDS_STILL_WITHIN {
+                disk.free()?;
+                bail!("messages are stored without room");
+            }
+            std::thread::sleep(LOOK_AGAIN);
+            if self.conductor.acked() > acked {
+                (acked, since) = (self.conductor.acked(), Instant::now());
+            }
+        }
+        let said = format!(
+            "nothing was stored any more after {:.1} s",
+            since.duration_since(begin).as_secs_f64()
+        );
+        Ok(Begun::Full { process, said })
+    }
+
+    /// A database may end for want of room; then it is started again, as its supervisor would.
+    fn free_disk(&mut self, process: Option<ProcessId>, said: String) -> Result<Result<String>> {
+        let disk = self.disk.as_ref().context("the database has no disk of its own")?;
+        let was_full = disk.is_full()?;
+        disk.free()?;
+        let mut said = said;
+        if process.is_some_and(|process| process.life() == Life::Gone) {
+            said += "; the server ended and was started again";
+            self.cluster.restart(Service::Store)?;
+        }
+        Ok(proven(was_full, said, || "there was room again by itself".to_owned()))
     }
 
     fn process(&self, service: Service) -> Result<ProcessId> {
@@ -155,18 +402,24 @@ impl Breaker {
             .with_context(|| format!("{} has ended by itself", self.cluster.name_of(service)))
     }
 
-    fn becomes(&self, process: ProcessId, life: Life) -> Result<()> {
-        let until = Instant::now() + SHOWS_WITHIN;
-        while process.life() != life {
-            if Instant::now() > until {
-                bail!("process {} is not {life:?}", process.pid);
-            }
-            std::thread::yield_now();
-        }
-        Ok(())
-    }
-
     fn in_flight(&self) -> u64 {
         self.conductor.sent().saturating_sub(self.conductor.acked())
     }
+}
+
+/// What proves an effect, or why there is none.
+fn proven(is_proven: bool, said: String, why: impl FnOnce() -> String) -> Result<String> {
+    ensure!(is_proven, "{}", why());
+    Ok(said)
+}
+
+fn becomes(process: ProcessId, life: Life) -> Result<()> {
+    let until = Instant::now() + SHOWS_WITHIN;
+    while process.life() != life {
+        if Instant::now() > until {
+            bail!("process {} is not {life:?}", process.pid);
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
 }

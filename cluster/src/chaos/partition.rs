@@ -3,6 +3,8 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -28,7 +30,9 @@ impl Cut {
             true => format!("iifname \"lo\" tcp {end} {port} counter drop\n"),
             false => String::new(),
         };
-        let table = format!("{PREFIX}{}", std::process::id());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let table = format!("{PREFIX}{}_{number}", std::process::id());
         let chain = "type filter hook input priority -10; policy accept;";
         nft(&format!(
             "table inet {table} {{\nchain input {{\n{chain}\n{}{}}}\n}}\n",
@@ -59,7 +63,8 @@ pub(super) fn remove_leftovers() {
     // Without nft there are none.
     for line in nft("list tables").unwrap_or_default().lines() {
         let table = line.rsplit(' ').next().unwrap_or_default();
-        let Some(process) = table.strip_prefix(PREFIX) else { continue };
+        let numbers = table.strip_prefix(PREFIX).and_then(|numbers| numbers.split_once('_'));
+        let Some((process, _)) = numbers else { continue };
         if !std::path::Path::new("/proc").join(process).exists() {
             _ = nft(&format!("delete table inet {table}"));
         }
@@ -103,8 +108,21 @@ mod tests {
             assert!(cut.dropped().unwrap() > 0, "{way:?}");
         }
         assert!(reaches(address));
-        let own = format!("{PREFIX}{}", std::process::id());
+        let own = format!("{PREFIX}{}_", std::process::id());
         let tables = nft("list tables").unwrap();
-        assert!(!tables.split_whitespace().any(|word| word == own), "{tables}");
+        assert!(!tables.contains(&own), "{tables}");
+    }
+
+    #[test]
+    fn two_cuts_are_healed_one_after_the_other() {
+        roost_testing::host::need_package("/usr/sbin/nft", "nftables");
+        let listeners = [0; 2].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+        let [one, two] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        let [first, second] = [one, two].map(|at| Cut::make(at.port(), Way::Both).unwrap());
+        assert!(!reaches(one) && !reaches(two));
+        drop(first);
+        assert!(reaches(one) && !reaches(two));
+        drop(second);
+        assert!(reaches(one) && reaches(two));
     }
 }

@@ -17,26 +17,52 @@ const ACKS_PER_MINUTE_MIN: f64 = 1_000.0;
 pub(super) struct Report {
     seed: u64,
     /// By what was done to whom, without durations.
-    done: BTreeMap<String, Tally>,
+    done: BTreeMap<String, (Kind, Tally)>,
+    /// Two faults at the same time; effective when both were.
+    together: Tally,
     failures: Vec<String>,
     pub(super) faulty_for: Duration,
     pub(super) run: Option<Run>,
     pub(super) left_over: Vec<String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tally {
-    kind: Kind,
     tried: u32,
     effective: u32,
     recovered: Vec<Duration>,
 }
+
+impl Tally {
+    fn add(&mut self, is_effective: bool, recovered: Option<Duration>) {
+        self.tried += 1;
+        self.effective += u32::from(is_effective);
+        self.recovered.extend(recovered);
+    }
+
+    fn line(&self, name: &str) -> String {
+        let mut sorted = self.recovered.clone();
+        sorted.sort_unstable();
+        let at = |index: usize| sorted.get(index).map_or(0.0, Duration::as_secs_f64);
+        format!(
+            "{name:<48} {:>5}  {:>9}  {:.2} s / {:.2} s",
+            self.tried,
+            self.effective,
+            at(sorted.len() / 2),
+            at(sorted.len().saturating_sub(1))
+        )
+    }
+}
+
+/// A fault, as a line says it, and what proves its effect or why it has none.
+pub(super) type Done = (String, Kind, Result<String>);
 
 impl Report {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             seed,
             done: BTreeMap::new(),
+            together: Tally::default(),
             failures: Vec::new(),
             faulty_for: Duration::ZERO,
             run: None,
@@ -44,35 +70,31 @@ impl Report {
         }
     }
 
-    /// Adds a fault and prints it. `recovered`: how long after healing messages flowed again.
-    pub(super) fn add(
-        &mut self,
-        begin: Instant,
-        what: String,
-        kind: Kind,
-        effect: Result<String>,
-        recovered: Option<Duration>,
-    ) {
-        let tally = self.done.entry(name(&what)).or_insert_with(|| Tally {
-            kind,
-            tried: 0,
-            effective: 0,
-            recovered: Vec::new(),
-        });
-        tally.tried += 1;
-        tally.effective += u32::from(effect.is_ok());
-        tally.recovered.extend(recovered);
-        let effect = match effect {
-            Ok(proof) => proof,
-            Err(error) => format!("NO EFFECT: {error:#}"),
-        };
+    /// Adds what was done at the same time and prints it. `recovered`: how long after healing messages flowed again.
+    pub(super) fn add(&mut self, begin: Instant, done: Vec<Done>, recovered: Option<Duration>) {
+        let is_alone = done.len() == 1;
+        let are_effective = done.iter().all(|(_, _, effect)| effect.is_ok());
+        let mut said = Vec::new();
+        for (what, kind, effect) in done {
+            let (_, tally) =
+                self.done.entry(name(&what)).or_insert_with(|| (kind, Tally::default()));
+            tally.add(effect.is_ok(), recovered.filter(|_| is_alone));
+            said.push(match effect {
+                Ok(proof) => format!("{what}: {proof}"),
+                Err(error) => format!("{what}: NO EFFECT: {error:#}"),
+            });
+        }
+        if !is_alone {
+            self.together.add(are_effective, recovered);
+        }
+        let said = said.join(" + ");
         let flows = match recovered {
             Some(took) => format!("flows again after {:.2} s", took.as_secs_f64()),
             None => "DOES NOT RECOVER".to_owned(),
         };
-        println!("{:7.1} s  {what}: {effect}; {flows}", begin.elapsed().as_secs_f64());
+        println!("{:7.1} s  {said}; {flows}", begin.elapsed().as_secs_f64());
         if recovered.is_none() {
-            self.fail(format!("messages did not flow again after: {what}"));
+            self.fail(format!("messages did not flow again after: {said}"));
         }
     }
 
@@ -89,30 +111,43 @@ impl Report {
         !self.done.is_empty() && self.shortcomings(options, kinds).is_empty()
     }
 
-    /// Whether one more fault like this would prove something.
-    pub(super) fn needs(&self, what: &str, kind: Kind, options: &Options) -> bool {
-        match kind {
+    /// Whether these faults at the same time would prove something more.
+    pub(super) fn needs(&self, done: &[(String, Kind)], options: &Options) -> bool {
+        let is_needed = |(what, kind): &(String, Kind)| match kind {
             Kind::Kill => self.killed(tier(&name(what))) < options.kills,
-            Kind::Pause | Kind::Flush | Kind::Purge | Kind::Alarm | Kind::Partition => {
-                self.effective(kind) == 0
-            }
-        }
+            Kind::Pause
+            | Kind::Flush
+            | Kind::Purge
+            | Kind::Alarm
+            | Kind::Partition
+            | Kind::Slow
+            | Kind::Repeat
+            | Kind::Republish
+            | Kind::Clock
+            | Kind::Disk => self.effective(*kind) == 0,
+        };
+        done.iter().any(is_needed) || (done.len() > 1 && self.lacks_pairs(options))
+    }
+
+    /// Of kinds that were chosen by hand none may go with another.
+    fn lacks_pairs(&self, options: &Options) -> bool {
+        options.has_all_kinds() && self.together.effective == 0
     }
 
     fn effective(&self, kind: Kind) -> u32 {
-        let of_kind = self.done.values().filter(|tally| tally.kind == kind);
-        of_kind.map(|tally| tally.effective).sum()
+        let of_kind = self.done.values().filter(|(done, _)| *done == kind);
+        of_kind.map(|(_, tally)| tally.effective).sum()
     }
 
     /// Processes of a tier count together.
     fn killed(&self, of: &str) -> u32 {
         let same = self.done.iter().filter(|(name, _)| tier(name) == of);
-        same.map(|(_, tally)| tally.effective).sum()
+        same.map(|(_, (_, tally))| tally.effective).sum()
     }
 
     /// Kinds that took effect too seldom.
     fn shortcomings(&self, options: &Options, kinds: &[Kind]) -> Vec<String> {
-        let kills = self.done.iter().filter(|(_, tally)| tally.kind == Kind::Kill);
+        let kills = self.done.iter().filter(|(_, (kind, _))| *kind == Kind::Kill);
         let tiers: BTreeSet<&str> = kills.map(|(name, _)| tier(name)).collect();
         let mut reasons: Vec<String> = { tiers }
             .into_iter()
@@ -124,6 +159,9 @@ impl Report {
             .collect();
         let none = kinds.iter().filter(|kind| self.effective(**kind) == 0);
         reasons.extend(none.map(|kind| format!("no fault of the kind {kind:?} took effect")));
+        if self.lacks_pairs(options) {
+            reasons.push("no two faults took effect at the same time".to_owned());
+        }
         reasons
     }
 
@@ -170,6 +208,10 @@ impl Report {
         if (counts.acked as f64) < ACKS_PER_MINUTE_MIN * self.faulty_for.as_secs_f64() / 60.0 {
             self.fail(format!("proves little: {} acknowledgements", counts.acked));
         }
+        if counts.acked < options.messages {
+            let (acked, wanted) = (counts.acked, options.messages);
+            self.fail(format!("proves little: {acked} acknowledgements of {wanted}"));
+        }
         if counts.kills_in_flight * 2 < counts.kills {
             self.fail(format!(
                 "proves little: {} of {} kills met messages in flight",
@@ -186,24 +228,16 @@ impl Report {
 
     fn print(&self) {
         println!(
-            "\nseed {}, {:.1} minutes of faults\n{:<38} tried  effective  flows again after, median / longest",
+            "\nseed {}, {:.1} minutes of faults\n{:<48} tried  effective  flows again after, median / longest",
             self.seed,
             self.faulty_for.as_secs_f64() / 60.0,
             "fault"
         );
-        for (name, tally) in &self.done {
-            let mut sorted = tally.recovered.clone();
-            sorted.sort_unstable();
-            let at = |index: usize| sorted.get(index).map_or(0.0, Duration::as_secs_f64);
-            println!(
-                "{name:<38} {:>5}  {:>9}  {:.2} s / {:.2} s",
-                tally.tried,
-                tally.effective,
-                at(sorted.len() / 2),
-                at(sorted.len().saturating_sub(1))
-            );
+        for (name, (_, tally)) in &self.done {
+            println!("{}", tally.line(name));
         }
-        let effective: u32 = self.done.values().map(|tally| tally.effective).sum();
+        println!("{}", self.together.line("of these two at the same time"));
+        let effective: u32 = self.done.values().map(|(_, tally)| tally.effective).sum();
         println!("{effective} faults took effect");
     }
 }
@@ -237,7 +271,8 @@ mod tests {
         for &(what, kind, count) in done {
             for _ in 0..count {
                 let took = Some(Duration::from_millis(1));
-                report.add(Instant::now(), what.to_owned(), kind, Ok("gone".to_owned()), took);
+                let done = vec![(what.to_owned(), kind, Ok("gone".to_owned()))];
+                report.add(Instant::now(), done, took);
             }
         }
         report
@@ -245,7 +280,7 @@ mod tests {
 
     #[track_caller]
     fn check(done: &[(&str, Kind, u32)], kinds: &[Kind], expected: bool) {
-        let options = Line::parse_from(["chaos", "--kills", "2"]).options;
+        let options = Line::parse_from(["chaos", "--kills", "2", "--only", "kill,pause"]).options;
         assert_eq!(report(done).has_enough(&options, kinds), expected);
     }
 
@@ -269,15 +304,31 @@ mod tests {
         let mut report = report(&[("kill gw-1", Kind::Kill, 1)]);
         let nothing = Err(anyhow::anyhow!("it was not there"));
         let took = Some(Duration::ZERO);
-        report.add(Instant::now(), "kill gw-1".to_owned(), Kind::Kill, nothing, took);
-        let options = Line::parse_from(["chaos", "--kills", "2"]).options;
+        report.add(Instant::now(), vec![("kill gw-1".to_owned(), Kind::Kill, nothing)], took);
+        let options = Line::parse_from(["chaos", "--kills", "2", "--only", "kill"]).options;
         assert!(!report.has_enough(&options, &[Kind::Kill]));
+    }
+
+    #[test]
+    fn of_all_kinds_two_have_to_take_effect_at_the_same_time() {
+        let options = Line::parse_from(["chaos", "--kills", "1"]).options;
+        let mut report = report(&[("kill gw-1", Kind::Kill, 1), ("flush Redis", Kind::Flush, 1)]);
+        let kinds = [Kind::Kill, Kind::Flush];
+        assert!(!report.has_enough(&options, &kinds));
+        let kill = ("kill gw-1".to_owned(), Kind::Kill);
+        let flush = ("flush Redis".to_owned(), Kind::Flush);
+        assert!(!report.needs(std::slice::from_ref(&kill), &options));
+        assert!(report.needs(&[kill.clone(), flush.clone()], &options));
+        let done = [kill, flush].map(|(what, kind)| (what, kind, Ok("gone".to_owned())));
+        report.add(Instant::now(), done.into(), Some(Duration::ZERO));
+        assert!(report.has_enough(&options, &kinds));
     }
 
     #[test]
     fn what_did_not_recover_fails_the_run() {
         let mut report = report(&[("kill gw-1", Kind::Kill, 5)]);
-        report.add(Instant::now(), "kill gw-1".to_owned(), Kind::Kill, Ok("gone".to_owned()), None);
+        let done = vec![("kill gw-1".to_owned(), Kind::Kill, Ok("gone".to_owned()))];
+        report.add(Instant::now(), done, None);
         let options = Line::parse_from(["chaos"]).options;
         assert!(report.has_failed() && report.conclude(&options, &[Kind::Kill]).is_err());
     }

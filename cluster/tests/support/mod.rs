@@ -4,6 +4,8 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::AtomicU16;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The server's program: `cargo test --workspace` builds it beside the one of this package, else it is built now.
 pub fn roost() -> PathBuf {
@@ -18,10 +20,12 @@ pub fn roost() -> PathBuf {
     roost
 }
 
-/// A base whose ports up to +29 are free. Test processes start at different places, by their id.
+/// A base whose ports up to +29 are free, and that nobody else of this process gets. Test processes start at different places, by their id.
 pub fn free_port_base() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = (std::process::id() as u16).wrapping_mul(37) % 300;
-    (0..300)
+    std::iter::repeat_with(|| NEXT.fetch_add(1, Relaxed))
+        .take(300)
         .map(|step| 10_000 + (first + step) % 300 * 30)
         .find(|base| (0..30).all(|o| TcpListener::bind((Ipv4Addr::LOCALHOST, base + o)).is_ok()))
         .expect("a free block of ports")

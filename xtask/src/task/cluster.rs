@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use crate::command::{self, cargo, install_packages};
 
 /// Programs that some verbs need, and the Debian package of each; services are installed when they are started.
-const NEEDED: [(&str, &str); 3] = [("cc", "gcc"), ("setpriv", "util-linux"), ("nft", "nftables")];
+const NEEDED: [(&str, &str); 4] =
+    [("cc", "gcc"), ("setpriv", "util-linux"), ("nft", "nftables"), ("faketime", "faketime")];
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
