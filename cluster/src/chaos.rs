@@ -40,8 +40,8 @@ const STARTED_WITHIN: Duration = Duration::from_secs(120);
 const RECOVERS_WITHIN: Duration = Duration::from_secs(120);
 /// So many acknowledgements say that messages flow again.
 const RECOVERED_ACKS: u64 = 20;
-/// For everything to be delivered after the last fault: a lost push is found by a heartbeat.
-const DRAIN_SECONDS: u64 = 180;
+/// For everything to be delivered after the last fault: a busy machine has much to catch up with, and a lost push is found by a heartbeat.
+const DRAIN_SECONDS: u64 = 600;
 /// The queues of the broker are empty this long after the load at the latest.
 const EMPTY_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

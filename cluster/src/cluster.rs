@@ -294,8 +294,8 @@ impl Cluster {
     /// When it does not become ready.
     pub fn restart(&mut self, service: Service) -> Result<()> {
         match service {
-            Service::Gateway(index) => again(&mut self.gateways[index])?,
-            Service::Logic(index) => again(&mut self.logics[index])?,
+            Service::Gateway(index) => self.gateways[index].restart()?,
+            Service::Logic(index) => self.logics[index].restart()?,
             Service::RabbitMq => self.broker.restart(),
             Service::Redis => self.redis.restart(),
             Service::Store => self.store.restart(),
@@ -351,7 +351,7 @@ impl Cluster {
             let begin = std::time::Instant::now();
             let former = node.id();
             node.end();
-            again(node)?;
+            node.restart()?;
             say(&format!(
                 "{} is ready again after {:.1} s (process {former}, now {})",
                 node.name,
@@ -404,11 +404,6 @@ impl Cluster {
         parts.extend(self.registry.part());
         parts
     }
-}
-
-fn again(node: &mut Node) -> Result<()> {
-    node.launch_again();
-    node.wait_ready()
 }
 
 /// A port that is taken is named before anything is started.

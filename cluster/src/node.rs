@@ -12,6 +12,8 @@ use crate::probe::{Probe, Readiness};
 /// Start to readiness; a database that was killed may have to recover first.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// `RestartSec=` of the units.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Which tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +110,22 @@ impl Node {
         self.process.resume();
     }
 
-    /// Starts it again with the same file; it is not ready yet.
-    pub(crate) fn launch_again(&mut self) {
+    /// Starts it again with the same file and waits until it is ready. One that ends meanwhile is started once more, as its supervisor does
+    /// (`Restart=` of the units in deploy/): its name at the registry may be free a moment later.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        let until = Instant::now() + READY_WITHIN;
+        loop {
+            self.launch();
+            let ready = self.wait_ready();
+            if ready.is_ok() || self.process.ended().is_none() || Instant::now() > until {
+                return ready;
+            }
+            println!("{} ended at its start, and is started once more", self.name);
+            std::thread::sleep(RESTART_PAUSE);
+        }
+    }
+
+    fn launch(&mut self) {
         self.process.kill();
         self.process = launch(&self.program, &self.variables, (self.tier, &self.file), &self.log);
     }
