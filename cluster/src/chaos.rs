@@ -8,6 +8,7 @@
 //!
 //! The seed decides which faults happen, in which order, to whom and for how long; what they meet is decided by the machine.
 
+mod describe;
 mod disk;
 mod fault;
 mod partition;
@@ -28,6 +29,7 @@ use roost_loadtest::scenario::{Conductor, chat};
 
 use crate::cluster::{Cluster, Seams};
 use crate::plan;
+use describe::describe;
 use disk::Disk;
 use fault::Breaker;
 use report::{Done, Report};
@@ -186,7 +188,7 @@ impl Attack<'_> {
     }
 
     fn apply(&mut self, planned: &Planned) -> Result<()> {
-        let what = |fault| (self.breaker.describe(fault), fault.kind());
+        let what = |fault| (describe(&self.breaker.cluster, fault), fault.kind());
         let what: Vec<(String, Kind)> = planned.faults.iter().map(what).collect();
         // The end of the time is waited for by those alone that still have to prove something.
         if !self.is_time() && !self.report.needs(&what, self.options) {

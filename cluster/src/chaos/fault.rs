@@ -12,7 +12,7 @@ use roost_loadtest::scenario::Conductor;
 use super::disk::Disk;
 use super::partition::Cut;
 use super::republish::Republisher;
-use super::schedule::{Fault, Place, Planned, Way};
+use super::schedule::{Fault, Place, Planned};
 use crate::cluster::{Cluster, Service};
 use crate::link::{Link, Links, Slowness};
 use crate::plan::VHOST;
@@ -117,58 +117,6 @@ impl Breaker {
             };
         }
         Ok(effects)
-    }
-
-    /// As a line of the report.
-    pub(super) fn describe(&self, fault: &Fault) -> String {
-        let seconds = |length: &Duration| format!("{:.1} s", length.as_secs_f64());
-        let name = |service: &Service| self.cluster.name_of(*service);
-        match fault {
-            Fault::Kill(service, _) => format!("kill {}", name(service)),
-            Fault::Pause(service, length) => format!("pause {} {}", name(service), seconds(length)),
-            Fault::Flush => "flush Redis".to_owned(),
-            Fault::Purge(..) => "purge all queues".to_owned(),
-            Fault::Alarm(length) => format!("memory alarm {}", seconds(length)),
-            Fault::Partition(Place::Service(service), way, length) => {
-                let way = match way {
-                    Way::Both => "from everybody",
-                    Way::To => "from what is said to it",
-                    Way::From => "from those it answers",
-                };
-                format!("cut {} {way} {}", name(service), seconds(length))
-            }
-            Fault::Partition(Place::Link(link), way, length) => {
-                let way = match way {
-                    Way::Both => "both ways",
-                    Way::To => "one way",
-                    Way::From => "the other way",
-                };
-                format!("cut {} {way} {}", self.link(*link), seconds(length))
-            }
-            Fault::Slow(link, _, length) => {
-                format!("slow {} {}", self.link(*link), seconds(length))
-            }
-            Fault::Repeat(index, length) => {
-                format!("frames twice, {} {}", self.link(Link::Clients(*index)), seconds(length))
-            }
-            Fault::Republish(length) => format!("bodies twice {}", seconds(length)),
-            Fault::Clock(service, offset_s, length) => {
-                let way = if *offset_s > 0 { "forward and back" } else { "back and forward" };
-                format!("clock of {} {way} {}", name(service), seconds(length))
-            }
-            Fault::Disk(length) => {
-                format!("disk of {} full {}", name(&Service::Store), seconds(length))
-            }
-        }
-    }
-
-    fn link(&self, link: Link) -> String {
-        let name = |service| self.cluster.name_of(service);
-        match link {
-            Link::Clients(index) => format!("clients and {}", name(Service::Gateway(index))),
-            Link::GatewayBroker(index) => format!("{} and RabbitMQ", name(Service::Gateway(index))),
-            Link::LogicBroker(index) => format!("{} and RabbitMQ", name(Service::Logic(index))),
-        }
     }
 
     fn links(&self) -> Result<&Links> {
