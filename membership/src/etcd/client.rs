@@ -139,7 +139,9 @@ impl Client {
 }
 
 fn classify(endpoint: &str, refusal: &Value, has_credentials: bool) -> Failure {
-    let text = refusal["error"].as_str().unwrap_or("an error without a text");
+    // etcd 3.4 writes both, 3.5 the second one.
+    let text = refusal["error"].as_str().or(refusal["message"].as_str());
+    let text = text.unwrap_or("an error without a text");
     let code = refusal["code"].as_u64().unwrap_or(0);
     let is_old_token = text.contains("revision of auth store is old");
     if code == UNAUTHENTICATED || is_old_token {
@@ -211,5 +213,22 @@ impl Stream {
         serde_json::from_slice(line).map_err(|_| {
             RegistryError::Refused(format!("{} does not answer like an etcd", self.endpoint))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_etcd_writes_errors_its_own_way() {
+        let text = "etcdserver: authentication is not enabled";
+        for refusal in [
+            serde_json::json!({ "error": text, "message": text, "code": 9 }),
+            serde_json::json!({ "code": 9, "message": text }),
+        ] {
+            let Failure::Refused(text) = classify("e", &refusal, true) else { panic!("{refusal}") };
+            assert!(text.contains("not enabled: it knows no users"), "{text}");
+        }
     }
 }
