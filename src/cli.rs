@@ -15,6 +15,19 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+/// Parses the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    logging::start(arguments.log_format);
+    match arguments.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("roost: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Instant messaging server for very large numbers of live connections.
 #[derive(Debug, Parser)]
 #[command(name = "roost", version, about, after_help = "Start with:  roost dev")]

@@ -18,8 +18,14 @@ use roost_membership::ring::{Member, Ring};
 use roost_membership::{MembershipConfig, RoutesConfig};
 
 /// Environment variables with the prefix that are not configuration keys.
-const OTHER_VARIABLES: [&str; 4] =
-    ["ROOST_LOG_FORMAT", "ROOST_KEY_SECRET", "ROOST_API_KEY", "ROOST_TOKEN"];
+const OTHER_VARIABLES: &[&str] = &[
+    "ROOST_LOG_FORMAT",
+    "ROOST_KEY_SECRET",
+    "ROOST_API_KEY",
+    "ROOST_TOKEN",
+    #[cfg(feature = "planted-bugs")]
+    roost_bus::planted::VARIABLE,
+];
 
 /// Longer than any start of several gateways.
 const SHED_AFTER_MAX: Duration = Duration::from_secs(600);

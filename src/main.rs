@@ -8,19 +8,12 @@ mod config;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[cfg(feature = "planted-bugs")]
+compile_error!("`roost` has no bugs on purpose: build `--bin roost-planted`");
+
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
-    cli::logging::start(arguments.log_format);
-    match arguments.run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("roost: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::main()
 }

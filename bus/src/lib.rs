@@ -13,6 +13,7 @@
 pub mod config;
 pub mod counters;
 pub mod in_process;
+pub mod planted;
 pub mod rabbitmq;
 
 use std::future::Future;

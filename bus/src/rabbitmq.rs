@@ -36,6 +36,7 @@ use tokio::task::JoinSet;
 
 use crate::config::BusConfig;
 use crate::counters::BusCounters;
+use crate::planted::{Bug, planted};
 use crate::{BoxFuture, Bus, InboundConsumer, OutboundConsumer, PublishError, SharedBus};
 
 use connection::Failure;
@@ -204,7 +205,7 @@ impl Inner {
         body: Bytes,
     ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
         let (answer, answered) = oneshot::channel();
-        let mandatory = exchange.is_empty();
+        let mandatory = exchange.is_empty() && !planted(Bug::NoMandatory);
         let address = self.address_of(&key);
         let publication = Publication { exchange, key, body, mandatory, answer };
         self.waiting.try_send(publication).map_err(|error| match error {

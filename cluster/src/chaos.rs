@@ -12,6 +12,7 @@ mod describe;
 mod disk;
 mod fault;
 mod partition;
+pub mod planted;
 mod report;
 mod republish;
 mod schedule;

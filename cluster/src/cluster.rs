@@ -227,6 +227,22 @@ impl Cluster {
         self.clocks.as_ref()
     }
 
+    /// Kills every process of Roost and starts it again as `program`, with `variables` over its file.
+    pub(crate) fn restart_all_as(
+        &mut self,
+        program: &Path,
+        variables: &[(String, String)],
+    ) -> Result<()> {
+        let mut nodes: Vec<&mut Node> = self.logics.iter_mut().chain(&mut self.gateways).collect();
+        nodes.iter_mut().for_each(|node| node.launch_as(program, variables));
+        nodes.into_iter().try_for_each(Node::wait_ready)
+    }
+
+    /// What statements of the database's administrator print.
+    pub(crate) fn sql(&self, statements: &str) -> String {
+        self.store.sql(statements)
+    }
+
     /// Whether every process of Roost is ready now; what is missing otherwise.
     ///
     /// # Errors

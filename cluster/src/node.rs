@@ -125,6 +125,12 @@ impl Node {
         }
     }
 
+    /// Starts it again as another program, with variables over its file; it is not ready yet.
+    pub(crate) fn launch_as(&mut self, program: &Path, variables: &[(String, String)]) {
+        (self.program, self.variables) = (program.to_owned(), variables.to_vec());
+        self.launch();
+    }
+
     fn launch(&mut self) {
         self.process.kill();
         self.process = launch(&self.program, &self.variables, (self.tier, &self.file), &self.log);

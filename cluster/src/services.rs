@@ -110,6 +110,14 @@ impl Store {
         }
     }
 
+    pub(crate) fn sql(&self, statements: &str) -> String {
+        match self {
+            Self::MariaDb(server) => server.sql(statements),
+            Self::PostgreSql(server) => server.sql(statements),
+            Self::Sqlite => String::new(),
+        }
+    }
+
     pub(crate) fn part(&self) -> Option<Part> {
         let (name, port, process, probe) = match self {
             Self::MariaDb(server) => {

@@ -43,6 +43,10 @@ pub struct ChatCounters {
     pub(crate) refused: AtomicU64,
     pub(crate) delivered: AtomicU64,
     pub(crate) disconnects: AtomicU64,
+    /// Times a sender heard that a message was delivered without a device of the receiver.
+    pub(crate) by_server: AtomicU64,
+    /// Times all users are to change their network.
+    pub(crate) moves: AtomicU64,
     pub(crate) is_stopped: AtomicBool,
 }
 

@@ -52,6 +52,8 @@ pub use stamp::STAMP_BYTES;
 const READ_BYTES: usize = 4 * 1024;
 /// A full socket is tried again after this.
 const FULL_SOCKET_WAIT: Duration = Duration::from_millis(2);
+/// Longer than a user needs to come back over another network.
+const HALF_OPEN: Duration = Duration::from_secs(4);
 const DEVICE: &str = "phone";
 
 /// What all users of a run share.
@@ -366,6 +368,23 @@ impl User {
         }
         let now = Instant::now();
         self.on_socket_end(now, number);
+        self.advance(now);
+    }
+
+    /// Goes on over a new connection. Of every second user the former one stays open for a while, and nobody listens to it.
+    pub fn change_network(self: &Rc<Self>) {
+        let now = Instant::now();
+        let former = self.socket.take();
+        if former.is_none() {
+            return;
+        }
+        self.on_socket_end(now, self.socket_number.get());
+        if self.index.is_multiple_of(2) {
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(HALF_OPEN).await;
+                drop(former);
+            });
+        }
         self.advance(now);
     }
 

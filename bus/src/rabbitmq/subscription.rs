@@ -16,6 +16,7 @@ use super::attempts::{self, Ruling};
 use super::connection::Failure;
 use super::hand::{Arrival, Hand, Lease, Task};
 use super::{End, Inner};
+use crate::planted::{Bug, planted};
 
 pub(super) struct Subscription {
     pub(super) inner: Arc<Inner>,
@@ -63,7 +64,9 @@ impl Subscription {
         let channel = self.connection.create_channel().await?;
         channel.basic_qos(self.inner.config.inbound_prefetch, BasicQosOptions::default()).await?;
         let queue = self.partition.queue();
-        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let no_ack = planted(Bug::AutoAck);
+        let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
+        let arguments = FieldTable::default();
         let consumer =
             channel.basic_consume(queue.into(), "worker".into(), options, arguments).await?;
         Ok((channel, consumer))
@@ -148,7 +151,9 @@ async fn acknowledge(channel: &Channel, lease: &Lease) -> lapin::Result<()> {
     let settled = lease.take_settled();
     let count = settled.len();
     for settled in settled {
-        channel.basic_ack(settled.tag, BasicAckOptions::default()).await?;
+        if !planted(Bug::AutoAck) {
+            channel.basic_ack(settled.tag, BasicAckOptions::default()).await?;
+        }
         if let Some(attempt) = settled.attempt {
             attempt.forget().await;
         }

@@ -52,9 +52,41 @@ impl Cut {
 
 impl Drop for Cut {
     fn drop(&mut self) {
-        if let Err(error) = nft(&format!("delete table inet {}", self.table)) {
-            eprintln!("remove it by hand: nft delete table inet {} ({error:#})", self.table);
-        }
+        remove(&self.table);
+    }
+}
+
+/// A path to one port whose packets are small, as far away: connections made meanwhile are given little room in the kernel's buffers.
+#[derive(Debug)]
+pub(super) struct NarrowPath {
+    table: String,
+}
+
+impl NarrowPath {
+    /// Bytes of a segment.
+    const SEGMENT: u16 = 536;
+
+    /// From whoever connects to `port` on this machine.
+    pub(super) fn make(port: u16) -> Result<Self> {
+        let table = format!("{PREFIX}{}_narrow", std::process::id());
+        let segment = Self::SEGMENT;
+        nft(&format!(
+            "table inet {table} {{\nchain output {{\ntype filter hook output priority mangle; policy accept;\n\
+             tcp dport {port} tcp flags syn tcp option maxseg size set {segment}\n}}\n}}\n",
+        ))?;
+        Ok(Self { table })
+    }
+}
+
+impl Drop for NarrowPath {
+    fn drop(&mut self) {
+        remove(&self.table);
+    }
+}
+
+fn remove(table: &str) {
+    if let Err(error) = nft(&format!("delete table inet {table}")) {
+        eprintln!("remove it by hand: nft delete table inet {table} ({error:#})");
     }
 }
 

@@ -17,6 +17,7 @@
 mod degraded;
 
 use bytes::Bytes;
+use roost_bus::planted::{Bug, planted};
 use roost_protocol::frame::event::Event;
 use roost_protocol::limits::HEADER_BYTES;
 use roost_protocol::{Encoder, Header};
@@ -155,7 +156,9 @@ impl Outbox {
             self.push(header, payload);
             return Enqueued::Queued;
         }
-        self.degraded.get_or_insert_default().note(limits, header.inbox_seq, &payload);
+        if !planted(Bug::DropOnSlowConsumer) {
+            self.degraded.get_or_insert_default().note(limits, header.inbox_seq, &payload);
+        }
         Enqueued::Hinted
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Bounded, and never in a shard's way: when nobody keeps up, changes are dropped and the whole directory counts as unwritten.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use tokio::sync::Notify;
@@ -47,6 +49,16 @@ impl SessionChanges {
         self.wake.notify_one();
     }
 
+    /// The same, only when the session has had the time to fetch: a bug that tests plant.
+    pub(super) fn push_late(self: &Arc<Self>, change: SessionChange) {
+        const FETCHED: Duration = Duration::from_secs(2);
+        let changes = Arc::clone(self);
+        std::thread::spawn(move || {
+            std::thread::sleep(FETCHED);
+            changes.push(change);
+        });
+    }
+
     /// The next changes, in the order in which they happened. When there may be more, [`wait`](Self::wait) does not wait.
     pub(crate) fn take(&self, count_max: usize) -> Vec<SessionChange> {
         let taken: Vec<_> = std::iter::from_fn(|| self.waiting.pop()).take(count_max).collect();
@@ -73,7 +85,6 @@ mod tests {
     use crate::session::directory::{Authenticated, Directory};
     use roost_protocol::envelope::ConnectionAddress;
     use roost_protocol::frame::connect::DeviceClass;
-    use std::sync::Arc;
 
     #[test]
     fn what_the_directory_does_is_told_until_nobody_keeps_up() {

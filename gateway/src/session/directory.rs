@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::{HashMap, HashTable};
 use parking_lot::RwLock;
 use rapidhash::fast::RandomState;
+use roost_bus::planted::{Bug, planted};
 use roost_membership::{BoxFuture, Routes, RoutesUnavailable};
 use roost_protocol::CloseReason;
 use roost_protocol::envelope::ConnectionAddress;
@@ -160,7 +161,12 @@ impl Directory {
         }
         table.insert_unique(hash, session.clone(), |s| self.hash(s.app(), s.user()));
         drop(table);
-        self.tell(|| SessionChange::Opened(session.clone()));
+        match &self.changes {
+            Some(changes) if planted(Bug::FetchBeforeSubscribe) => {
+                changes.push_late(SessionChange::Opened(session.clone()));
+            }
+            Some(_) | None => self.tell(|| SessionChange::Opened(session.clone())),
+        }
         Ok(Registered { session, superseded: older })
     }
 
@@ -269,7 +275,14 @@ fn belongs(session: &SessionIdentity, app: AppIndex, user: &str) -> bool {
 }
 
 fn take_out(table: &mut HashTable<SessionIdentity>, hash: u64, session: &SessionIdentity) -> bool {
-    match table.find_entry(hash, |candidate| candidate.is_same(session)) {
+    let is_it = |candidate: &SessionIdentity| match planted(Bug::DeleteRouteOnClose) {
+        true => {
+            belongs(candidate, session.app(), session.user())
+                && candidate.device() == session.device()
+        }
+        false => candidate.is_same(session),
+    };
+    match table.find_entry(hash, is_it) {
         Ok(entry) => {
             entry.remove();
             true

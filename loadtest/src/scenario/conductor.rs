@@ -42,6 +42,16 @@ impl Conductor {
         self.counters.online.load(Relaxed)
     }
 
+    /// Times a sender heard that a message was delivered to a receiver who has no device online.
+    pub fn by_server(&self) -> u64 {
+        self.counters.by_server.load(Relaxed)
+    }
+
+    /// Every user changes its network: the server does not hear of the end of every second connection before the user is back on another one.
+    pub fn move_users(&self) {
+        self.counters.moves.fetch_add(1, Relaxed);
+    }
+
     /// Something was killed then; the checker counts it, and whether it met messages in flight.
     pub fn record_kill(&self, at: Instant, took_effect: bool) {
         self.kills.lock().unwrap_or_else(PoisonError::into_inner).push((at, took_effect));

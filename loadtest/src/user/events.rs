@@ -66,6 +66,7 @@ impl User {
             }
             Event::Message(message) => self.on_message(&mut ledger, now_us, &message),
             Event::Receipt(receipt) => {
+                counters.by_server.fetch_add(u64::from(receipt.by_server), Relaxed);
                 let record = Record::Watermark {
                     observer: self.device,
                     conversation: ledger.history.conversation(&receipt.conversation),

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use roost_bus::planted::{Bug, planted};
 use roost_protocol::RefusalCode;
 use roost_protocol::frame::send::Send;
 use roost_protocol::id::{ConversationId, UserId};
@@ -132,7 +133,7 @@ fn order(state: &mut State, input: &Input<'_>) -> Order {
         .cursors
         .get([app, &input.conversation_text, user.as_str(), device])
         .map_or(SendCursor::default(), |entry| entry.value);
-    if session_epoch < cursor.session_epoch {
+    if session_epoch < cursor.session_epoch && !planted(Bug::AcceptStaleEpoch) {
         return Order::Stale;
     }
     let taken = if session_epoch == cursor.session_epoch { cursor.client_seq } else { 0 };
@@ -179,7 +180,9 @@ pub(crate) fn handle(
     };
     let order = order(state, input);
     let payload_hash = payload_hash(input.send.kind.0, input.send.body);
-    if let Some(placed) = state.acknowledged.get(&identity(input)) {
+    if let Some(placed) = state.acknowledged.get(&identity(input))
+        && !planted(Bug::SkipDedupe)
+    {
         if order == Order::Next {
             consume(state, input, true);
         }

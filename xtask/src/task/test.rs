@@ -23,6 +23,10 @@ pub(crate) fn run() -> Result<()> {
     install_packages(&NEEDED)?;
     lint::run()?;
     command::run(cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
+    // As its test does it, which so need not wait for it.
+    let planted = ["--features", "roost/planted-bugs", "--bin", "roost-planted"];
+    let alike = ["build", "--workspace", "--test", "planted_bugs"];
+    command::run(cargo().args(alike).args(planted))?;
     run_tests(&["--workspace"])
 }
 

@@ -132,8 +132,14 @@ async fn serve(plan: WorkerPlan, rung: UnixStream, shared: Rc<Shared>) -> Result
     spawn_local(ring_alarms(Rc::clone(&shared), Rc::clone(&users)));
     let rung = tokio::net::UnixStream::from_std(rung)?;
     spawn_local(answer_bell(rung, Rc::clone(&shared)));
-    while !plan.user.counters.is_stopped.load(Relaxed) {
+    let counters = &plan.user.counters;
+    let mut moves = 0;
+    while !counters.is_stopped.load(Relaxed) {
         tokio::time::sleep(LOOK).await;
+        if moves < counters.moves.load(Relaxed) {
+            moves += 1;
+            users.iter().for_each(|user| user.change_network());
+        }
     }
     users.iter().for_each(|user| user.settle());
     // They point at each other.
