@@ -10,6 +10,8 @@ pub(crate) mod send;
 pub(crate) mod tail;
 pub(crate) mod tier;
 pub(crate) mod token;
+pub(crate) mod trace;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ enum Verb {
     Send(send::Args),
     /// Print the messages of a user, one line each, as they come.
     Tail(tail::Args),
+    /// Print where a message is and when it passed each hop, as the processes remember it.
+    Trace(trace::Args),
     /// Print an access token made with the development key, or with a key of a configuration.
     Token(token::Args),
     /// Print or check configuration.
@@ -72,6 +76,7 @@ impl Arguments {
             Verb::Logic(args) => tier::run_logic(&args),
             Verb::Send(args) => send::run(&args),
             Verb::Tail(args) => tail::run(&args),
+            Verb::Trace(args) => trace::run(&args),
             Verb::Token(args) => token::run(&args),
             Verb::Config(args) => config::run(&args),
             Verb::Doctor(args) => doctor::run(&args),

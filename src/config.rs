@@ -16,6 +16,7 @@ use roost_gateway::gateway::ShedPlan;
 use roost_logic::config::LogicConfig;
 use roost_membership::ring::{Member, Ring};
 use roost_membership::{MembershipConfig, RoutesConfig};
+use roost_trace::TraceConfig;
 
 /// Environment variables with the prefix that are not configuration keys.
 const OTHER_VARIABLES: &[&str] = &[
@@ -42,6 +43,8 @@ documented! {
             membership ("membership"): MembershipConfig;
             /// The route table: which gateway holds sessions of which user. Soft state: it may be lost at any time.
             routes ("routes"): RoutesConfig;
+            /// Traces: where a message is and when it passed each hop (`roost trace`), and their export. The same share on every node.
+            trace ("trace"): TraceConfig;
             /// The gateway tier: connections.
             gateway ("gateway"): GatewayConfig;
             /// The logic tier: messages, accounts, the HTTP API.
@@ -124,6 +127,7 @@ impl Config {
         let logic = self.cluster.logic_addresses();
         logic.map_err(|problem| ("cluster.logic".to_owned(), problem))?;
         self.routes.check().map_err(|e| (format!("routes.{}", e.key), e.problem))?;
+        self.trace.check().map_err(|e| (format!("trace.{}", e.key), e.problem))?;
         self.gateway.check().map_err(|e| (format!("gateway.{}", e.key), e.problem))?;
         self.logic.check().map_err(|e| (format!("logic.{}", e.key), e.problem))
     }

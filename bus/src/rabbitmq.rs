@@ -25,7 +25,7 @@ pub mod topology;
 mod workers;
 
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use bytes::Bytes;
@@ -67,6 +67,16 @@ struct Inner {
     instance: String,
     counters: Arc<BusCounters>,
     waiting: mpsc::Sender<Publication>,
+    dead_letters: OnceLock<DeadLetterWatch>,
+}
+
+/// Is shown each body that is put aside, and its partition.
+pub struct DeadLetterWatch(pub Box<dyn Fn(Partition, &[u8]) + Send + Sync>);
+
+impl std::fmt::Debug for DeadLetterWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DeadLetterWatch")
+    }
 }
 
 /// The thread's end, and how to bring it about.
@@ -134,6 +144,11 @@ impl RabbitBus {
         Arc::new(self.clone())
     }
 
+    /// Shows bodies that took their worker down too often to `watch`, from now on. Only the first call counts.
+    pub fn watch_dead_letters(&self, watch: DeadLetterWatch) {
+        let _ = self.inner.dead_letters.set(watch);
+    }
+
     /// What it counts.
     pub fn counters(&self) -> &Arc<BusCounters> {
         &self.inner.counters
@@ -162,7 +177,14 @@ async fn serve(
     let (waiting, publications) = mpsc::channel(usize::from(config.unconfirmed_max));
     let instance = format!("{:016x}", fastrand::u64(..));
     let counters = Arc::new(BusCounters::default());
-    let inner = Arc::new(Inner { config, name, instance, counters, waiting });
+    let inner = Arc::new(Inner {
+        config,
+        name,
+        instance,
+        counters,
+        waiting,
+        dead_letters: OnceLock::new(),
+    });
     let first = match publisher::open(&inner).await {
         Ok(first) => first,
         Err(failure) => {

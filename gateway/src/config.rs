@@ -19,7 +19,7 @@ documented! {
         name ("name"): String = "gw-1".to_owned();
         /// Addresses for client connections (TCP frames).
         listen ("listen"): Vec<SocketAddr> = vec![SocketAddr::from(([0, 0, 0, 0], 7401))];
-        /// Address of /livez, /readyz and /metrics. Not for the public: there is no authentication.
+        /// Address of /livez, /readyz, /metrics and /trace. Not for the public: there is no authentication.
         admin_listen ("admin_listen"): SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7409));
         /// Shards: pinned threads with a ring each. 0: one per core this process may use.
         shards ("shards"): u16 = 0;

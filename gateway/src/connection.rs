@@ -11,6 +11,7 @@
 
 pub mod close;
 mod deliver;
+pub(crate) mod followed;
 pub mod keepalive;
 pub mod limits;
 pub mod outbox;
@@ -25,6 +26,7 @@ use crate::session::SessionIdentity;
 use crate::session::inflight::Inflight;
 
 use close::Closing;
+use followed::Followed;
 use keepalive::Unacknowledged;
 use limits::ConnectionLimits;
 use outbox::Outbox;
@@ -92,6 +94,7 @@ pub(crate) struct Active {
     pub(crate) unacknowledged: Option<Unacknowledged>,
     /// Received and not handled, because the way to logic was full; starts with a whole frame.
     pub(crate) held: Vec<u8>,
+    pub(crate) followed: Followed,
 }
 
 /// Memory of activity that nobody uses now: an answer in flight on each of many connections allocates nothing. Everything in it
@@ -258,9 +261,10 @@ impl Connected {
     /// Gives the memory of activity back when nothing is open.
     pub(crate) fn rest(&mut self, spare: &mut SpareActive) {
         if self.active.as_ref().is_some_and(|active| active.is_empty())
-            && let Some(active) = self.active.take()
+            && let Some(mut active) = self.active.take()
             && spare.0.len() < SPARE_MAX
         {
+            active.followed.clear();
             spare.0.push(active);
         }
     }

@@ -18,6 +18,7 @@ use std::time::Instant;
 use roost_bus::{PublishError, SharedBus};
 use roost_membership::redis::RouteTable;
 use roost_membership::{RingWatch, RoutesConfig, RoutesUnavailable};
+use roost_trace::Traces;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -57,6 +58,7 @@ pub(crate) struct Control {
     pub(crate) gate: Arc<Gate>,
     pub(crate) sources: Vec<InboundSource>,
     pub(crate) admin: TcpListener,
+    pub(crate) traces: Arc<Traces>,
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
@@ -90,7 +92,7 @@ impl Control {
         ready: &mpsc::Sender<Result<(), ControlError>>,
     ) -> Result<(), ControlError> {
         let Self { bus, routes, shed, login_keys, context, status, .. } = self;
-        let Self { mailboxes, gate, sources, admin, mut phase, .. } = self;
+        let Self { mailboxes, gate, sources, admin, traces, mut phase, .. } = self;
         let name = context.config.name.clone();
         let consumer = bus.consume_outbound(&name).await.map_err(ControlError::Bus)?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(ControlError::System)?;
@@ -103,7 +105,8 @@ impl Control {
             driver: status.driver_name(),
         });
         let report = AdminState { status: Arc::clone(&status), exposition };
-        tokio::spawn(roost_health::admin::serve(admin, report));
+        let more = roost_trace::http::routes(Arc::clone(&traces));
+        tokio::spawn(roost_health::admin::serve(admin, report, more));
         tokio::spawn(correct_clock(Arc::clone(&context)));
 
         let counters = Arc::clone(&status.control);
@@ -112,7 +115,8 @@ impl Control {
             tokio::spawn(KeyKeeper::new(processes, refresh, context, counters).run());
         }
         let router =
-            Router::new(Arc::clone(&context.directory), mailboxes.clone(), Arc::clone(&counters));
+            Router::new(Arc::clone(&context.directory), mailboxes.clone(), Arc::clone(&counters))
+                .tracing(traces.writer(), Arc::clone(&context));
         let (consumer_bus, consumer_name) = (Arc::clone(&bus), name.clone());
         tokio::spawn(async move {
             consumer::run(&*consumer_bus, &consumer_name, consumer, router, counters).await;
@@ -127,7 +131,8 @@ impl Control {
         }
         let settings = &context.config.inbound;
         let parts = (Closer::new(mailboxes), Arc::clone(&status.control));
-        let publisher = Publisher::new(&*bus, &name, settings, (gate, sources), parts);
+        let publisher = Publisher::new(&*bus, &name, settings, (gate, sources), parts)
+            .tracing(traces.writer(), &context.clock);
         _ = ready.send(Ok(()));
         tokio::select! {
             () = publisher.run(phase.clone()) => {}

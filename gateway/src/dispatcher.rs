@@ -16,14 +16,16 @@ use roost_protocol::frame::receipt::{Receipt, ReceiptKind};
 use roost_protocol::frame::request::Response;
 use roost_protocol::frame::send::Send;
 use roost_protocol::topology::Partition;
-use roost_protocol::{CloseReason, ConversationId, Frame, FrameKind, Header, RefusalCode, UserId};
+use roost_protocol::{
+    ClientMsgId, CloseReason, ConversationId, Frame, FrameKind, Header, RefusalCode, UserId,
+};
 
 use crate::connection::Connected;
 use crate::connection::outbox::OutboxFull;
 use crate::connection::rate_limit::RateVerdict;
 use crate::session::inflight::{Ask, Question, WindowFull};
 use crate::shard::context::Context;
-use crate::shard::inbound::Full;
+use crate::shard::inbound::{Full, Traced};
 
 /// How to go on with what was received behind a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +124,14 @@ fn send_message(
         refuse_send(connected, send, correlation, refusal, cx)?;
         return Ok(Flow::Continue);
     }
+    let traced = Some(send.client_msg_id).filter(|id| cx.trace.wants(*id));
     let ask = match ask(connected, Question::Send, correlation, cx) {
-        Ok(Ask::Joined) => return Ok(Flow::Continue),
+        Ok(Ask::Joined) => {
+            if let Some(id) = traced {
+                cx.trace.received(id, cx.time, &connected.session, true);
+            }
+            return Ok(Flow::Continue);
+        }
         Ok(ask) => ask,
         Err(WindowFull) => {
             let busy = busy(cx);
@@ -135,7 +143,12 @@ fn send_message(
     let conversation = send.target.conversation(sender);
     let partition = partition_of(connected, &conversation, cx);
     match cx.forward(&connected.session, partition, FrameKind::Send, correlation, raw.payload) {
-        Ok(()) => Ok(Flow::Continue),
+        Ok(()) => {
+            if let Some(id) = traced {
+                follow_send(connected, id, cx);
+            }
+            Ok(Flow::Continue)
+        }
         // Its earlier copy may still be on its way: the place stays, the client asks again by its own clock.
         Err(Full) if ask == Ask::Overdue => Ok(Flow::Pause),
         Err(Full) => {
@@ -145,6 +158,14 @@ fn send_message(
             Ok(Flow::Pause)
         }
     }
+}
+
+/// A traced SEND was passed on.
+fn follow_send(connected: &mut Connected, id: ClientMsgId, cx: &mut Context) {
+    let received_us = cx.time.wall_us;
+    cx.trace.received(id, cx.time, &connected.session, false);
+    cx.inbound.trace_last(Traced { id, received_us });
+    connected.active().followed.await_answer(id, received_us);
 }
 
 /// Gives a question its place in the window.
@@ -174,6 +195,9 @@ fn refuse_send(
     cx: &mut Context,
 ) -> Result<(), OutboxFull> {
     cx.counters.count_refusal(refusal.code);
+    if cx.trace.wants(send.client_msg_id) {
+        cx.trace.refused(send.client_msg_id, cx.time, &connected.session, refusal.code);
+    }
     let refused = SendRefused {
         client_msg_id: send.client_msg_id,
         code: refusal.code,
@@ -262,6 +286,9 @@ fn deliver_ack(
     cx: &mut Context,
 ) -> Result<Flow, CloseReason> {
     if let Some(active) = &mut connected.active {
+        while let Some(follow) = active.followed.pop_acknowledged(ack.inbox_seq) {
+            cx.trace.acknowledged(follow, cx.time, &connected.session);
+        }
         active.on_deliver_ack(ack.inbox_seq, cx.time.now_ms);
     }
     let partition = cx.partition_of_user(&connected.session);

@@ -23,6 +23,7 @@ use roost_config::ConfigError;
 use roost_membership::{RingWatch, RoutesConfig, RoutesUnavailable};
 use roost_protocol::frame::close::Close;
 use roost_protocol::{CloseReason, Encoder};
+use roost_trace::Traces;
 use tokio::sync::watch;
 
 use crate::clock::WallClock;
@@ -211,6 +212,8 @@ pub struct Neighbours {
     pub shed: Option<ShedPlan>,
     /// Logic processes, whose login tokens are accepted. None: tokens of the given keys only.
     pub logic: Vec<LogicAddress>,
+    /// What is remembered of traced messages.
+    pub traces: Arc<Traces>,
 }
 
 /// See [`Neighbours::shed`].
@@ -224,7 +227,8 @@ pub struct ShedPlan {
 
 impl From<SharedBus> for Neighbours {
     fn from(bus: SharedBus) -> Self {
-        Self { bus, routes: None, ring: None, shed: None, logic: Vec::new() }
+        let (logic, traces) = (Vec::new(), Traces::off());
+        Self { bus, routes: None, ring: None, shed: None, logic, traces }
     }
 }
 
@@ -242,7 +246,7 @@ impl Gateway {
         keys: VerificationKeys,
         neighbours: impl Into<Neighbours>,
     ) -> Result<GatewayHandle, StartError> {
-        let Neighbours { bus, routes, ring, shed, logic } = neighbours.into();
+        let Neighbours { bus, routes, ring, shed, logic, traces } = neighbours.into();
         config.check()?;
         let (driver, driver_reason) =
             Driver::choose(config.io.driver).map_err(StartError::Driver)?;
@@ -271,7 +275,7 @@ impl Gateway {
         });
         let gate = Gate::new(context.config.inbound.bytes_max, context.config.inbound.messages_max);
         let peers = Arc::new(AddressTable::default());
-        let mut builder = ShardBuilder::new(&context, &gate, bus.partitions(), driver);
+        let mut builder = ShardBuilder::new(&context, &gate, &traces, bus.partitions(), driver);
         for index in 0..context.config.shard_count() {
             builder.start_shard(index, &peers)?;
         }
@@ -303,6 +307,7 @@ impl Gateway {
             gate: Arc::clone(&gate),
             sources,
             admin,
+            traces,
             phase: phases,
         };
         let control = start_control(control, phase)?;

@@ -6,10 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use roost_protocol::envelope::{ConnectionAddress, EnvelopeError, Outbound, OutboundBatch};
-use roost_protocol::{CloseReason, Header};
+use roost_protocol::{CloseReason, FrameKind, Header, message_of};
+use roost_trace::{Hop, Passage, Text, TraceWriter};
 
+use crate::gateway::GatewayContext;
 use crate::io::ConnectionKey;
 use crate::metrics::ControlCounters;
 use crate::session::directory::Directory;
@@ -27,6 +30,15 @@ pub struct Router {
     counters: Arc<ControlCounters>,
     /// What the current batch holds for each shard; memory is moved away with each batch.
     groups: Vec<Vec<ShardItem>>,
+    trace: Option<RouterTrace>,
+}
+
+/// What the router records of traced messages.
+#[derive(Debug)]
+struct RouterTrace {
+    writer: TraceWriter,
+    gateway: Text,
+    context: Arc<GatewayContext>,
 }
 
 impl Router {
@@ -37,7 +49,14 @@ impl Router {
         counters: Arc<ControlCounters>,
     ) -> Self {
         let groups = mailboxes.iter().map(|_| Vec::new()).collect();
-        Self { directory, mailboxes, counters, groups }
+        Self { directory, mailboxes, counters, groups, trace: None }
+    }
+
+    /// The same, recording what it sees of traced messages.
+    pub(crate) fn tracing(mut self, writer: TraceWriter, context: Arc<GatewayContext>) -> Self {
+        let gateway = Text::new(&context.config.name);
+        self.trace = (!writer.is_off()).then_some(RouterTrace { writer, gateway, context });
+        self
     }
 
     /// Resolves a batch into one group per shard. What stands before an error is kept.
@@ -76,7 +95,8 @@ impl Router {
                 self.put(connection, ShardAction::Close(reason));
             }
             Outbound::ToUsers { app, kind, except, targets, payload } => {
-                let Self { directory, groups, counters, .. } = self;
+                let Self { directory, groups, counters, trace, .. } = self;
+                let mut sessions = 0;
                 let Some(app) = directory.known_app(app) else {
                     counters.users_missed.add(targets.len() as u64);
                     return;
@@ -86,6 +106,7 @@ impl Router {
                     let found = directory.visit_user(app, target.user, |session| {
                         let address = session.address();
                         if except != Some(address) {
+                            sessions += 1;
                             let action = ShardAction::Frame { header, payload: payload.clone() };
                             put(groups, counters, address, action);
                         }
@@ -94,12 +115,28 @@ impl Router {
                         counters.users_missed.increment();
                     }
                 }
+                if let (Some(trace), FrameKind::Deliver) = (trace, kind) {
+                    trace.push_taken(&payload, sessions);
+                }
             }
         }
     }
 
     fn put(&mut self, address: ConnectionAddress, action: ShardAction) {
         put(&mut self.groups, &self.counters, address, action);
+    }
+}
+
+impl RouterTrace {
+    fn push_taken(&mut self, payload: &[u8], sessions: usize) {
+        let id = message_of(FrameKind::Deliver, payload).filter(|id| self.writer.wants(*id));
+        let Some(id) = id else { return };
+        let at_ns = self.context.clock.wall_us(Instant::now()).saturating_mul(1_000);
+        self.writer.record(&Passage {
+            count: u32::try_from(sessions).unwrap_or(u32::MAX),
+            text: self.gateway,
+            ..Passage::new(id, Hop::PushTaken, at_ns)
+        });
     }
 }
 

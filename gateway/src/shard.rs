@@ -17,11 +17,13 @@ pub mod message;
 mod shed;
 mod teardown;
 pub mod timer_wheel;
+pub(crate) mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use roost_protocol::Encoder;
+use roost_trace::TraceWriter;
 
 use crate::connection::SpareActive;
 use crate::connection::far;
@@ -40,6 +42,7 @@ use mailbox::Mailbox;
 use message::ShardMessage;
 use shed::Shed;
 use timer_wheel::TimerWheel;
+use trace::ShardTrace;
 
 /// Resolution of all timers of connections.
 const TIMER_TICK: Duration = Duration::from_millis(100);
@@ -104,6 +107,7 @@ impl<I: Io> Shard<I> {
             redirect: None,
             spare: SpareActive::default(),
             answer_time: AnswerTime::default(),
+            trace: ShardTrace::new(TraceWriter::off()),
         };
         Self {
             table: ConnectionTable::new(connections_max),
@@ -119,6 +123,12 @@ impl<I: Io> Shard<I> {
             expired: Vec::new(),
             scratch: Vec::new(),
         }
+    }
+
+    /// The same, recording what it sees of traced messages.
+    pub fn tracing(mut self, writer: TraceWriter) -> Self {
+        self.context.trace = ShardTrace::new(writer);
+        self
     }
 
     /// Connections it holds, open or closing.

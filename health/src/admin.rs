@@ -1,4 +1,4 @@
-//! The operator's HTTP: /livez, /readyz and /metrics. On loopback unless configured otherwise: there is no authentication.
+//! The operator's HTTP: /livez, /readyz, /metrics, and what else a process tells. On loopback unless configured otherwise: there is no authentication.
 //!
 //! Live means the thread that serves this answers. Ready means that no check is [`Level::Missing`].
 
@@ -74,9 +74,9 @@ pub trait Report: Send + Sync + 'static {
 
 type Shared = State<Arc<dyn Report>>;
 
-/// Serves until dropped.
-pub async fn serve(listener: TcpListener, report: impl Report) {
-    if let Err(error) = axum::serve(listener, router(report)).await {
+/// Serves until dropped: the report, and what `more` a process tells its operator.
+pub async fn serve(listener: TcpListener, report: impl Report, more: Router) {
+    if let Err(error) = axum::serve(listener, router(report).merge(more)).await {
         tracing::error!(%error, "the admin endpoint ended");
     }
 }

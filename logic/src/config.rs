@@ -22,7 +22,7 @@ documented! {
         name ("name"): String = "logic-1".to_owned();
         /// Address of the HTTP API.
         http_listen ("http_listen"): SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7400));
-        /// Address of /livez, /readyz and /metrics of `roost logic`. Not for the public: there is no authentication.
+        /// Address of /livez, /readyz, /metrics and /trace of `roost logic`. Not for the public: there is no authentication.
         admin_listen ("admin_listen"): SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7408));
         /// Folder of the database and of the key that signs access tokens. With a database server, its key counts: that of the first
         /// process that used it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use roost_bus::BusCounters;
 use roost_health::admin::Checks;
 use roost_health::{Breaker, Check, Level, breaker};
+use roost_trace::Traces;
 
 use crate::metrics::Metrics;
 use crate::store::SharedStore;
@@ -23,6 +24,7 @@ pub struct Report {
     pub(crate) store: SharedStore,
     pub(crate) breakers: Vec<Arc<Breaker>>,
     pub(crate) bus: Option<Arc<BusCounters>>,
+    pub(crate) traces: Option<Arc<Traces>>,
 }
 
 impl std::fmt::Debug for Report {
@@ -36,6 +38,12 @@ impl Report {
     pub fn with(mut self, bus: Arc<BusCounters>, breakers: Vec<Arc<Breaker>>) -> Self {
         self.bus = Some(bus);
         self.breakers.extend(breakers);
+        self
+    }
+
+    /// With what is remembered of traced messages.
+    pub fn tracing(mut self, traces: &Arc<Traces>) -> Self {
+        self.traces = Some(Arc::clone(traces));
         self
     }
 
@@ -83,6 +91,9 @@ impl roost_health::Report for Report {
         self.metrics.encode(&mut out);
         if let Some(bus) = &self.bus {
             bus.encode(&mut out);
+        }
+        if let Some(traces) = &self.traces {
+            traces.encode(&mut out);
         }
         breaker::encode(self.breakers.iter().map(|breaker| &**breaker), &mut out);
         // A String takes everything.

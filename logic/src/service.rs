@@ -12,6 +12,7 @@ use roost_bus::{PublishError, SharedBus};
 use roost_config::ConfigError;
 use roost_membership::ring::Ring;
 use roost_membership::{RoutesConfig, SharedRoutes};
+use roost_trace::Traces;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
@@ -119,9 +120,23 @@ impl Logic {
     /// When something cannot be used; the error says what to do.
     pub fn start(
         config: LogicConfig,
+        keys: Keys,
+        neighbours: Neighbours,
+        is_dev: bool,
+    ) -> Result<LogicHandle, StartError> {
+        Self::start_traced(config, keys, neighbours, is_dev, &Traces::off())
+    }
+
+    /// The same, recording what it sees of traced messages.
+    ///
+    /// # Errors
+    /// See [`Logic::start`].
+    pub fn start_traced(
+        config: LogicConfig,
         mut keys: Keys,
         neighbours: Neighbours,
         is_dev: bool,
+        traces: &Arc<Traces>,
     ) -> Result<LogicHandle, StartError> {
         config.check()?;
         std::fs::create_dir_all(&config.data_dir)
@@ -148,18 +163,21 @@ impl Logic {
             clock: neighbours.clock.clone(),
             ids: MessageIds::new(config.worker_id, mark),
             batch_operations_max: config.batch_operations_max,
+            traces: Arc::clone(traces),
             #[cfg(test)]
             before_handle: None,
         };
         let origin = format!("api-{}", config.name);
         let answers = opening.block_on(neighbours.bus.consume_outbound(&origin))?;
-        let sender = BusSender::new(Arc::clone(&neighbours.bus), &origin, config.http.send_timeout);
+        let sender = BusSender::new(Arc::clone(&neighbours.bus), &origin, config.http.send_timeout)
+            .tracing(traces.writer());
         let breakers = cache_breaker.into_iter().chain([Arc::clone(sender.breaker())]).collect();
         let report = Report {
             metrics: Arc::clone(&metrics),
             store: Arc::clone(&worker_store),
             breakers,
             bus: None,
+            traces: None,
         };
         let threads = config.passwords.threads;
         let address = config.http_listen;

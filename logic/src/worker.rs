@@ -21,6 +21,7 @@ mod outputs;
 mod publisher;
 mod reads;
 mod tender;
+mod trace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use roost_bus::{InboundConsumer, InboundDelivery, SharedBus};
 use roost_membership::SharedRoutes;
 use roost_protocol::RefusalCode;
 use roost_protocol::envelope::InboundBatch;
+use roost_trace::{Passage, Traces};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::clock::Clock;
@@ -43,6 +45,7 @@ use outputs::{Outputs, Refusal};
 use publisher::Published;
 use reads::Read;
 use tender::Tender;
+use trace::WorkerTrace;
 
 /// Batches that are committed and not yet confirmed by the bus.
 const PUBLISHING_MAX: usize = 4;
@@ -67,6 +70,7 @@ pub(crate) struct Parts {
     pub(crate) ids: MessageIds,
     /// Operations gathered into one transaction.
     pub(crate) batch_operations_max: usize,
+    pub(crate) traces: Arc<Traces>,
     #[cfg(test)]
     pub(crate) before_handle: Option<fn(&[u8])>,
 }
@@ -128,6 +132,7 @@ impl Worker {
             Arc::clone(&parts.bus),
             Arc::clone(&parts.routes),
             Arc::clone(&parts.metrics),
+            parts.traces.writer(),
             queue,
         ));
         let mut worker = Self::new(parts, published);
@@ -161,6 +166,7 @@ impl Worker {
                 ids: parts.ids,
                 store: Arc::clone(&parts.store),
                 metrics: Arc::clone(&parts.metrics),
+                trace: WorkerTrace::new(parts.traces.writer()),
                 #[cfg(test)]
                 before_handle: parts.before_handle,
             },
@@ -214,13 +220,17 @@ impl Worker {
     async fn work(&mut self, bodies: Vec<Body>) {
         let now_ms = self.clock.now_ms();
         let origins: Vec<Arc<str>> = bodies.iter().map(|b| b.batch.origin().into()).collect();
-        let (outputs, failed) = {
+        let (outputs, failed, taken) = {
             let records: Vec<Vec<_>> = bodies.iter().map(|b| self.records(b)).collect();
             let mut items = Vec::with_capacity(records.iter().map(Vec::len).sum());
             for (index, (body, records)) in bodies.iter().zip(&records).enumerate() {
                 let redelivered = body.delivery.redelivered;
                 items.extend(records.iter().map(|record| Item::read(index, redelivered, record)));
             }
+            let taken = self.attempts.trace.taken(&items, |body| {
+                let delivery = &bodies[body].delivery;
+                (delivery.partition.0, delivery.redelivered)
+            });
             self.start_reads(&bodies, &items, &origins);
             items.retain(|item| match &item.operation {
                 Operation::Send(_) => !bodies[item.body].only_watermarks,
@@ -249,9 +259,9 @@ impl Worker {
                     Failed { bodies, is_given_back: false }
                 }
             };
-            (outputs, failed)
+            (outputs, failed, taken)
         };
-        self.finish(bodies, &failed, outputs, origins).await;
+        self.finish(bodies, &failed, (outputs, taken), origins).await;
     }
 
     fn records<'a>(
@@ -287,6 +297,7 @@ impl Worker {
                     detail: "the database is away; try again later",
                 };
                 self.metrics.refused(refusal.code);
+                self.attempts.trace.refuse_now(item, refusal.code);
                 outputs.refused(item.body, item.envelope, input.send.client_msg_id, refusal);
             } else if keep.last() != Some(&item.body) {
                 keep.push(item.body);
@@ -306,7 +317,7 @@ impl Worker {
         &mut self,
         bodies: Vec<Body>,
         failed: &Failed,
-        outputs: Outputs,
+        (outputs, taken): (Outputs, Vec<(usize, Passage)>),
         origins: Vec<Arc<str>>,
     ) {
         let mut deliveries = Vec::with_capacity(bodies.len());
@@ -324,8 +335,11 @@ impl Worker {
                 deliveries.push(body.delivery);
             }
         }
+        let is_done = |body: usize| failed.bodies.binary_search(&body).is_err();
+        let acknowledged = taken.into_iter().filter(|(body, _)| is_done(*body));
+        let acknowledged = acknowledged.map(|(_, passage)| passage).collect();
         // The publisher ends only after this sender is dropped.
-        let _ = self.published.send(Published { outputs, origins, deliveries }).await;
+        let _ = self.published.send(Published { outputs, origins, deliveries, acknowledged }).await;
     }
 
     /// Hands reads to the readers, one task per origin.

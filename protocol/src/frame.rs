@@ -23,8 +23,10 @@ pub mod request;
 pub mod send;
 
 use crate::close_reason::CloseReason;
+use crate::generated::roost::wire;
+use crate::id::ClientMsgId;
 use crate::limits::{HEADER_BYTES, NUMBER_MAX};
-use crate::payload::{Encoder, PayloadError};
+use crate::payload::{Encoder, Numbers, PayloadError};
 
 macro_rules! frame_kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
@@ -270,6 +272,30 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// The message that a SEND, its answer or a delivery is about, without verifying the rest: for who passes such frames on and wants to know
+/// whether this one is to be looked at. `None` for other kinds, and for a payload without one.
+pub fn message_of(kind: FrameKind, payload: &[u8]) -> Option<ClientMsgId> {
+    let field = match kind {
+        FrameKind::Send => wire::Send::VT_CLIENT_MSG_ID,
+        FrameKind::SendAck => wire::SendAck::VT_CLIENT_MSG_ID,
+        FrameKind::SendRefused => wire::SendRefused::VT_CLIENT_MSG_ID,
+        FrameKind::Deliver => wire::Message::VT_CLIENT_MSG_ID,
+        FrameKind::Connect
+        | FrameKind::Connected
+        | FrameKind::Ping
+        | FrameKind::Pong
+        | FrameKind::DeliverAck
+        | FrameKind::Receipt
+        | FrameKind::Event
+        | FrameKind::Request
+        | FrameKind::Response
+        | FrameKind::Redirect
+        | FrameKind::GoAway
+        | FrameKind::Close => return None,
+    };
+    Numbers::root(payload)?.bytes(field).map(ClientMsgId)
+}
+
 /// Encodes a frame whose own encoder knows no correlation, and writes that into its header.
 fn whole(out: &mut Vec<u8>, correlation: u16, encode: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
@@ -301,6 +327,61 @@ mod tests {
     fn header_round_trip() {
         let header = Header::new(FrameKind::Deliver, 0xABCD, NUMBER_MAX, 70_000);
         assert_eq!(Header::decode(&header.encode()), Ok(header));
+    }
+
+    #[test]
+    fn the_message_of_a_frame_is_read_without_the_rest() {
+        use crate::id::{ConversationId, UserId};
+        use crate::refusal::RefusalCode;
+        let client_msg_id = ClientMsgId([0xab; 16]);
+        let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
+        let conversation = ConversationId::single(alice, bob);
+        let ack =
+            ack::SendAck { client_msg_id, conversation, seq: 1, message_id: 2, server_time_ms: 3 };
+        let refused = ack::SendRefused {
+            client_msg_id,
+            code: RefusalCode::Busy,
+            retry_after_ms: 0,
+            expected_client_seq: 0,
+            detail: "",
+        };
+        let kind = send::MessageKind::TEXT;
+        let send = send::Send {
+            target: send::Target::User(bob),
+            client_msg_id,
+            client_seq: 1,
+            kind,
+            body: b"x",
+        };
+        let message = deliver::Message {
+            conversation,
+            seq: 1,
+            message_id: 2,
+            sender: alice,
+            client_msg_id,
+            kind,
+            body: b"x",
+            server_time_ms: 3,
+        };
+        let mut encoder = Encoder::new();
+        let mut frame = Vec::new();
+        send.encode(&mut encoder, 0, &mut frame);
+        let frames = [
+            (FrameKind::Send, frame[HEADER_BYTES..].to_vec()),
+            (FrameKind::SendAck, ack.payload(&mut encoder).to_vec()),
+            (FrameKind::SendRefused, refused.payload(&mut encoder).to_vec()),
+            (FrameKind::Deliver, message.payload(&mut encoder).to_vec()),
+        ];
+        for (kind, payload) in &frames {
+            assert_eq!(message_of(*kind, payload), Some(client_msg_id), "{kind:?}");
+            // Wherever it is cut: an id or none, never a panic.
+            for end in 0..payload.len() {
+                let found = message_of(*kind, &payload[..end]);
+                assert!(found.is_none_or(|id| id == client_msg_id), "{kind:?} cut at {end}");
+            }
+        }
+        assert_eq!(message_of(FrameKind::Ping, &frames[0].1), None);
+        assert_eq!(message_of(FrameKind::SendAck, &[0xff; 64]), None);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub mod topology;
 
 pub use close_reason::CloseReason;
 pub use decoder::{Decoder, RawFrame};
-pub use frame::{Frame, FrameKind, Header};
+pub use frame::{Frame, FrameKind, Header, message_of};
 pub use id::{ClientMsgId, ConversationId, DeviceId, UserId};
 pub use payload::{Encoder, PayloadError};
 pub use refusal::RefusalCode;

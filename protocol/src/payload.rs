@@ -48,7 +48,7 @@ where
     flatbuffers::root_with_opts::<T>(&options, payload).map_err(|_| PayloadError::Malformed)
 }
 
-/// The root table of a payload of which only 64-bit numbers are wanted. Every access is checked against the payload's end, so it
+/// The root table of a payload of which only 64-bit numbers, or an id, are wanted. Every access is checked against the payload's end, so it
 /// needs no verifier: for the most frequent frame, whose verification would cost more than all else that is done with it.
 pub(crate) struct Numbers<'a> {
     /// From the table to the end.
@@ -78,6 +78,18 @@ impl<'a> Numbers<'a> {
             return Some(0);
         }
         Some(u64::from_le_bytes(*self.table.get(usize::from(at)..)?.first_chunk()?))
+    }
+
+    /// A field that is a struct of bytes; `None` when it is absent or lies outside.
+    pub(crate) fn bytes<const N: usize>(&self, field: u16) -> Option<[u8; N]> {
+        let &[low, high] = self.vtable.get(usize::from(field)..usize::from(field) + 2)? else {
+            return None;
+        };
+        let at = u16::from_le_bytes([low, high]);
+        if at == 0 {
+            return None;
+        }
+        self.table.get(usize::from(at)..)?.first_chunk().copied()
     }
 }
 

@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use arc_swap::ArcSwap;
 use roost_bus::{InProcessBus, SharedBus};
 use roost_gateway::config::{DriverChoice, GatewayConfig};
-use roost_gateway::gateway::{AppendMetrics, Gateway, GatewayHandle};
+use roost_gateway::gateway::{self, AppendMetrics, Gateway, GatewayHandle};
 use roost_gateway::session::directory::Directory;
 use roost_gateway::session::keys::VerificationKeys;
 use roost_logic::auth::{KeyMaterial, Keys, VerificationKey};
@@ -24,6 +24,7 @@ use roost_logic::{Logic, LogicHandle, Neighbours, StartError};
 use roost_membership::static_list::StaticList;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::traces::{Process, Tracing};
 use crate::config::Config;
 
 /// HTTP; frames, WebSocket and admin follow at fixed distances.
@@ -54,6 +55,12 @@ pub(crate) struct Args {
     /// Address to listen on. Anyone who reaches it can log in as anybody with the development keys.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
+    /// Share of messages that are traced, 0 to 1: see `roost trace --help`.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    trace_sample: f64,
+    /// Send traces to this OpenTelemetry collector (OTLP over HTTP), e.g. http://127.0.0.1:4318/v1/traces.
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -90,21 +97,28 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 struct Server {
     gateway: GatewayHandle,
     logic: LogicHandle,
+    tracing: Tracing,
 }
 
 impl Server {
     fn start(args: &Args) -> Result<Self> {
-        let mut config = config(args);
+        let mut config = config(args)?;
         // Before keys and ports, which a second start on this folder would trip over.
         let claim = Logic::claim(&config.logic)?;
         let keys = Keys::open(&config.logic, true)?;
         // Kept with the signing key, so that clients resume after a restart.
         config.gateway.resume_secret = keys.resume_secret();
+        let process =
+            Process { tier: "dev", name: NAME.to_owned(), bus: "in_process", database: "sqlite" };
+        let tracing = Tracing::start(&config.trace, process)?;
+        let traces = Arc::clone(&tracing.traces);
         let bus: SharedBus = InProcessBus::new(config.bus.partitions).shared();
         let busy = || format!("--port-base {} cannot be used; choose another", args.port_base);
         let verification = verification_keys(keys.verification())?;
+        let neighbours =
+            gateway::Neighbours { traces: Arc::clone(&traces), ..Arc::clone(&bus).into() };
         let gateway =
-            Gateway::start(config.gateway, verification, Arc::clone(&bus)).with_context(busy)?;
+            Gateway::start(config.gateway, verification, neighbours).with_context(busy)?;
         let frames = SocketAddr::new(args.host, args.port_base + PORT_FRAMES).to_string();
         let neighbours = Neighbours {
             bus,
@@ -114,7 +128,7 @@ impl Server {
             redis: None,
         };
         drop(claim);
-        let logic = match Logic::start(config.logic, keys, neighbours, true) {
+        let logic = match Logic::start_traced(config.logic, keys, neighbours, true, &traces) {
             Ok(logic) => logic,
             Err(error) => {
                 gateway.shutdown();
@@ -124,9 +138,12 @@ impl Server {
             }
         };
         let metrics = Arc::clone(&logic.metrics);
-        let append = AppendMetrics(Box::new(move |out| metrics.encode(out)));
+        let append = AppendMetrics(Box::new(move |out| {
+            metrics.encode(out);
+            traces.encode(out);
+        }));
         gateway.status().show_metrics(append);
-        Ok(Self { gateway, logic })
+        Ok(Self { gateway, logic, tracing })
     }
 
     /// What a person needs to see, last of all `ready`.
@@ -159,10 +176,11 @@ impl Server {
     fn stop(self) {
         self.gateway.drain();
         self.logic.join();
+        self.tracing.stop();
     }
 }
 
-fn config(args: &Args) -> Config {
+fn config(args: &Args) -> Result<Config> {
     let mut gateway = GatewayConfig {
         name: NAME.to_owned(),
         listen: vec![SocketAddr::new(args.host, args.port_base + PORT_FRAMES)],
@@ -184,7 +202,11 @@ fn config(args: &Args) -> Config {
         data_dir: absolute(&args.data_dir),
         ..LogicConfig::default()
     };
-    Config { gateway, logic, ..Config::default() }
+    let mut config = Config { gateway, logic, ..Config::default() };
+    config.trace.sample = args.trace_sample;
+    config.trace.otlp_endpoint = args.otlp_endpoint.clone().unwrap_or_default();
+    config.trace.check().map_err(|error| anyhow!("trace.{error}"))?;
+    Ok(config)
 }
 
 pub(crate) fn verification_keys(keys: &[VerificationKey]) -> Result<VerificationKeys> {

@@ -95,7 +95,7 @@ fn explain(args: &Args, code: RefusalCode, detail: &str) -> String {
 }
 
 fn print(json: bool, acked: &Acked, latency: Duration) {
-    let Acked { conversation, seq, message_id, .. } = acked;
+    let Acked { client_msg_id, conversation, seq, message_id, .. } = acked;
     let latency_ms = latency.as_secs_f64() * 1000.0;
     if json {
         let latency_ms = (latency_ms * 100.0).round() / 100.0;
@@ -103,6 +103,7 @@ fn print(json: bool, acked: &Acked, latency: Duration) {
             "conversation": &**conversation,
             "seq": seq,
             "message_id": message_id,
+            "client_msg_id": client_msg_id.to_string(),
             "latency_ms": latency_ms,
         });
         println!("{line}");

@@ -7,20 +7,23 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, bail};
 use roost_bus::RabbitBus;
+use roost_bus::rabbitmq::DeadLetterWatch;
 use roost_gateway::gateway::{self, AppendMetrics, Gateway};
 use roost_logic::auth::{self, Keys};
 use roost_logic::clock::Clock;
 use roost_logic::{Logic, Neighbours};
 use roost_membership::static_list::EveryGateway;
 use roost_membership::{RedisRoutes, SharedRoutes};
+use roost_trace::TraceConfig;
 use tokio::runtime::Runtime;
 
 use super::dev::{EXIT_INTERRUPTED, Signals, verification_keys};
 use super::members::Members;
+use super::traces::{Process, Tracing, database};
 use crate::config::Config;
 
 /// Which tier.
@@ -118,7 +121,17 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
     let routes = config.routes.is_used().then_some(config.routes);
     let ring = config.cluster.redirect.then(|| members.ring().clone());
     let shed = config.cluster.shed();
-    let neighbours = gateway::Neighbours { bus: bus.shared(), routes, ring, shed, logic };
+    let name = config.gateway.name.clone();
+    let tracing = start_tracing("gateway", name, &config.trace, "")?;
+    let traces = Arc::clone(&tracing.traces);
+    let neighbours = gateway::Neighbours {
+        bus: bus.shared(),
+        routes,
+        ring,
+        shed,
+        logic,
+        traces: Arc::clone(&traces),
+    };
     let gateway = match Gateway::start(config.gateway, verification, neighbours) {
         Ok(gateway) => gateway,
         Err(error) => {
@@ -130,6 +143,7 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
     let (counters, registry) = (Arc::clone(bus.counters()), members.status());
     gateway.status().show_metrics(AppendMetrics(Box::new(move |out| {
         counters.encode(out);
+        traces.encode(out);
         if let Some(registry) = &registry {
             registry.encode(out);
         }
@@ -150,6 +164,7 @@ fn start_gateway(config: Config, bus: &RabbitBus) -> Result<Stop> {
         members.close();
         gateway.drain();
         members.leave();
+        tracing.stop();
     }))
 }
 
@@ -173,9 +188,18 @@ fn start_logic(config: Config, bus: &RabbitBus, runtime: &Runtime) -> Result<Sto
     })?;
     let admin_address = admin.local_addr()?;
     let neighbours = Neighbours { bus: bus.shared(), routes, ring, clock: Clock::System, redis };
-    let logic = Logic::start(config.logic, keys, neighbours, false)?;
-    let report = logic.report().with(Arc::clone(bus.counters()), breakers);
-    runtime.spawn(roost_health::admin::serve(admin, report));
+    let (name, url) = (config.logic.name.clone(), config.logic.store.url.clone());
+    let tracing = start_tracing("logic", name, &config.trace, &url)?;
+    let traces = Arc::clone(&tracing.traces);
+    let writer = Mutex::new(traces.writer());
+    bus.watch_dead_letters(DeadLetterWatch(Box::new(move |partition, body| {
+        if let Ok(mut writer) = writer.lock() {
+            roost_trace::record_dead_letter(&mut writer, partition, body);
+        }
+    })));
+    let logic = Logic::start_traced(config.logic, keys, neighbours, false, &traces)?;
+    let report = logic.report().with(Arc::clone(bus.counters()), breakers).tracing(&traces);
+    runtime.spawn(roost_health::admin::serve(admin, report, roost_trace::http::routes(traces)));
     let mut out = std::io::stdout().lock();
     writeln!(out, "http     http://{}  (OpenAPI: /v1/openapi.json)", logic.http_address)?;
     writeln!(out, "admin    http://{admin_address}  (/readyz?verbose, /metrics)")?;
@@ -184,5 +208,16 @@ fn start_logic(config: Config, bus: &RabbitBus, runtime: &Runtime) -> Result<Sto
     Ok(Box::new(move || {
         logic.join();
         members.leave();
+        tracing.stop();
     }))
+}
+
+fn start_tracing(
+    tier: &'static str,
+    name: String,
+    config: &TraceConfig,
+    url: &str,
+) -> Result<Tracing> {
+    let process = Process { tier, name, bus: "rabbitmq", database: database(url) };
+    Tracing::start(config, process)
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -37,6 +37,11 @@ impl Gateway {
         format!(
             "[gateway]\nname = {name:?}\nlisten = [{server:?}]\nadmin_listen = \"127.0.0.1:{admin}\"\nshards = 1\n"
         )
+    }
+
+    /// Where the operator asks.
+    pub fn admin(&self) -> String {
+        format!("127.0.0.1:{}", self.admin.number())
     }
 
     pub fn metric(&self, name: &str) -> f64 {
@@ -73,7 +78,11 @@ pub struct Tail {
 
 impl Tail {
     pub fn start(user: &str, server: &str) -> Self {
-        let mut command = act("tail", user, server, &["--from-start"]);
+        Self::of(act("tail", user, server, &["--from-start"]))
+    }
+
+    /// With these arguments.
+    pub fn of(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("roost tail starts");
         let output = BufReader::new(process.stdout.take().expect("piped"));
         let (line, lines) = mpsc::channel();

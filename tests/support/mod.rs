@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its own share")]
 
 pub mod cluster;
+pub mod collector;
 pub mod tiers;
 pub mod wire;
 

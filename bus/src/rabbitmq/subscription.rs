@@ -133,7 +133,12 @@ impl Subscription {
             match attempts::rule(&self.inner, channel, &delivery, (&self.hand, lease), &self.alone)
                 .await?
             {
-                Ruling::DeadLettered => return Ok(()),
+                Ruling::DeadLettered => {
+                    if let Some(watch) = self.inner.dead_letters.get() {
+                        (watch.0)(self.partition, &delivery.data);
+                    }
+                    return Ok(());
+                }
                 Ruling::HandOut { attempt: counted, alone: permit } => {
                     (attempt, alone) = (counted, permit);
                 }

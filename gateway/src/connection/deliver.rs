@@ -4,10 +4,12 @@
 use bytes::Bytes;
 use roost_protocol::frame::event::Event;
 use roost_protocol::{FrameKind, Header};
+use roost_trace::{Hop, Passage};
 
 use crate::dispatcher;
 use crate::session::inflight::Question;
 use crate::shard::context::Context;
+use crate::shard::trace::Answer;
 
 use super::Connected;
 use super::outbox::{Enqueued, OutboxFull};
@@ -53,7 +55,11 @@ impl Connected {
             return dispatcher::refuse_page(self, header.correlation, cx).map(|()| None);
         }
         cx.counters.count_frame_sent(header.kind);
+        let traced = self.traced_answer(header.kind, &payload, cx);
         self.outbox().enqueue(&cx.limits.outbox, header, payload)?;
+        if let Some(passage) = traced {
+            cx.trace.record(&passage);
+        }
         Ok(None)
     }
 
@@ -74,9 +80,21 @@ impl Connected {
         payload: Bytes,
         cx: &mut Context,
     ) -> Option<u32> {
+        let traced = cx.trace.wanted(FrameKind::Deliver, &payload);
         let active = self.activate(&mut cx.spare);
         let inbox_seq = header.inbox_seq;
-        match active.outbox.enqueue_deliver(&cx.limits.outbox, header, payload) {
+        let pending_bytes = active.outbox.pending_bytes();
+        let enqueued = active.outbox.enqueue_deliver(&cx.limits.outbox, header, payload);
+        if let Some(id) = traced {
+            let hop = match enqueued {
+                Enqueued::Queued => Hop::DeliveryWritten,
+                Enqueued::Hinted => Hop::DeliveryHinted,
+            };
+            active.followed.await_acknowledgement(id, inbox_seq, cx.time.wall_us);
+            cx.trace.delivered(id, cx.time, &self.session, (hop, inbox_seq, pending_bytes));
+        }
+        let active = self.activate(&mut cx.spare);
+        match enqueued {
             Enqueued::Queued => {
                 cx.counters.count_frame_sent(FrameKind::Deliver);
                 let is_new = active.unacknowledged.is_none();
@@ -88,6 +106,19 @@ impl Connected {
                 None
             }
         }
+    }
+
+    /// What is to be recorded when an answer to a traced SEND is queued.
+    fn traced_answer(&mut self, kind: FrameKind, payload: &[u8], cx: &Context) -> Option<Passage> {
+        if !matches!(kind, FrameKind::SendAck | FrameKind::SendRefused) {
+            return None;
+        }
+        let id = cx.trace.wanted(kind, payload)?;
+        let active = self.active();
+        let (since_us, pending_bytes) =
+            (active.followed.take_answered(id), active.outbox.pending_bytes());
+        let answer = Answer { kind, payload, since_us, pending_bytes };
+        Some(answer.passage(id, cx.time, &self.session))
     }
 
     fn enqueue_event(

@@ -18,15 +18,17 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use roost_bus::{BoxFuture, Bus, PublishError};
 use roost_protocol::topology::Partition;
+use roost_trace::{Hop, Passage, TraceWriter};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Phase;
+use crate::clock::WallClock;
 use crate::config::InboundSettings;
 use crate::metrics::ControlCounters;
 use crate::router::Closer;
-use crate::shard::inbound::{Gate, InboundSource, InboundTurn};
-use lane::Lane;
+use crate::shard::inbound::{Gate, InboundSource, InboundTurn, Traced};
+use lane::{Lane, TracedBatch};
 
 /// How soon a close that found a full mailbox is tried again.
 const CLOSE_RETRY: Duration = Duration::from_millis(5);
@@ -46,6 +48,7 @@ pub(crate) struct Publisher<'a> {
     ready: Vec<usize>,
     in_flight: FuturesUnordered<BoxFuture<'a, Answer>>,
     next_ticket: u64,
+    trace: PublisherTrace<'a>,
 }
 
 impl<'a> Publisher<'a> {
@@ -69,7 +72,14 @@ impl<'a> Publisher<'a> {
             ready: Vec::new(),
             in_flight: FuturesUnordered::new(),
             next_ticket: 0,
+            trace: PublisherTrace { writer: TraceWriter::off(), clock: None },
         }
+    }
+
+    /// The same, recording what it sees of traced messages, by this clock.
+    pub(crate) fn tracing(mut self, writer: TraceWriter, clock: &'a WallClock) -> Self {
+        self.trace = PublisherTrace { writer, clock: Some(clock) };
+        self
     }
 
     /// Works until it is to finish and everything handed over is confirmed. Dropping the future gives up the rest.
@@ -149,6 +159,9 @@ impl<'a> Publisher<'a> {
         while let Some(body) = self.lanes[index].poll_publish(now, self.next_ticket) {
             let ticket = self.next_ticket;
             self.next_ticket += 1;
+            if let Some(batch) = self.lanes[index].traced(ticket) {
+                self.trace.record(Hop::Published, index, &batch);
+            }
             let mut confirm = self.bus.publish_inbound(Partition(number), body);
             // Polled once in order, so that the bus sees the batches of a partition in order; often it answers at once.
             match (&mut confirm).now_or_never() {
@@ -173,7 +186,11 @@ impl<'a> Publisher<'a> {
         }
         let now = Instant::now();
         let lane = &mut self.lanes[index];
+        if let (Err(_), Some(batch)) = (&answer, lane.traced(ticket)) {
+            self.trace.record(Hop::PublishFailed, index, &batch);
+        }
         let released = lane.handle_answer(ticket, answer.is_ok(), now, self.settings);
+        lane.visit_confirmed(|batch| self.trace.record(Hop::PublishConfirmed, index, &batch));
         self.ready.push(index);
         if released.batches > 0 {
             self.counters.batches_published.add(released.batches);
@@ -191,17 +208,42 @@ impl<'a> Publisher<'a> {
     }
 }
 
+/// What the publisher records of traced messages.
+struct PublisherTrace<'a> {
+    writer: TraceWriter,
+    /// The one of the shards, so that what they saw stands before this.
+    clock: Option<&'a WallClock>,
+}
+
+impl PublisherTrace<'_> {
+    fn record(&mut self, hop: Hop, partition: usize, batch: &TracedBatch<'_>) {
+        let Some(clock) = self.clock else { return };
+        let ns = |at: Instant| clock.wall_us(at.into_std()).saturating_mul(1_000);
+        let at_ns = ns(Instant::now());
+        let since_ns = if hop == Hop::PublishConfirmed { ns(batch.published_at) } else { at_ns };
+        for Traced { id, received_us } in batch.traced {
+            self.writer.record(&Passage {
+                since_ns,
+                received_us: *received_us,
+                number: partition as u64,
+                count: u32::try_from(batch.messages).unwrap_or(u32::MAX),
+                ..Passage::new(*id, hop, at_ns)
+            });
+        }
+    }
+}
+
 fn push_records(
     turn: &InboundTurn,
     lanes: &mut [Lane],
     ready: &mut Vec<usize>,
     settings: &InboundSettings,
 ) {
-    for (partition, record) in turn.records() {
+    for (partition, record, traced) in turn.traced_records() {
         let index = usize::from(partition.0);
         // Partitions were computed for this number of lanes.
         if let Some(lane) = lanes.get_mut(index) {
-            lane.push(record, settings);
+            lane.push(record, traced, settings);
             if ready.last() != Some(&index) {
                 ready.push(index);
             }

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
+use roost_trace::{TraceWriter, Traces};
+
 use super::{GatewayContext, StartError, system};
 use crate::io::address_table::AddressTable;
 use crate::io::epoll::EpollIo;
@@ -32,6 +34,7 @@ pub(super) struct Shards {
 pub(super) struct ShardBuilder<'a> {
     context: &'a Arc<GatewayContext>,
     gate: &'a Arc<Gate>,
+    traces: &'a Traces,
     partitions: u16,
     driver: Driver,
     cores: Vec<usize>,
@@ -52,12 +55,14 @@ struct Seed {
     mailbox: Mailbox<ShardMessage>,
     inbound: InboundQueue,
     counters: Arc<ShardCounters>,
+    trace: TraceWriter,
 }
 
 impl<'a> ShardBuilder<'a> {
     pub(super) fn new(
         context: &'a Arc<GatewayContext>,
         gate: &'a Arc<Gate>,
+        traces: &'a Traces,
         partitions: u16,
         driver: Driver,
     ) -> Self {
@@ -67,6 +72,7 @@ impl<'a> ShardBuilder<'a> {
         Self {
             context,
             gate,
+            traces,
             partitions,
             driver,
             cores: affinity::allowed_cores(),
@@ -106,6 +112,7 @@ impl<'a> ShardBuilder<'a> {
             mailbox,
             inbound: queue,
             counters: Arc::clone(&counters),
+            trace: self.traces.writer(),
         };
         let (ready, started) = mpsc::channel();
         let (driver, end) = (self.driver, self.end.clone());
@@ -163,7 +170,8 @@ impl Seed {
             mailbox: self.mailbox,
             inbound: self.inbound,
             counters: self.counters,
-        });
+        })
+        .tracing(self.trace);
         _ = ready.send(Ok(intake));
         shard.run();
     }

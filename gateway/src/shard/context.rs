@@ -18,6 +18,7 @@ use crate::session::SessionIdentity;
 use crate::session::inflight::AnswerTime;
 
 use super::inbound::{Full, InboundQueue};
+use super::trace::ShardTrace;
 
 /// See the module text.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) redirect: Option<Arc<str>>,
     pub(crate) spare: SpareActive,
     pub(crate) answer_time: AnswerTime,
+    pub(crate) trace: ShardTrace,
 }
 
 /// The time of this turn, in the three forms that are used.

@@ -238,6 +238,10 @@ impl<I: Io> Shard<I> {
 
     fn take_item(&mut self, ShardItem { key, action }: ShardItem) {
         let Some(connected) = self.table.get_mut(key).and_then(Connection::connected_mut) else {
+            if let ShardAction::Frame { header, payload } = action {
+                let Context { trace, time, .. } = &mut self.context;
+                trace.missed(header.kind, &payload, *time);
+            }
             return self.context.counters.items_missed.increment();
         };
         match action {

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
-use roost_protocol::CloseReason;
 use roost_protocol::envelope::{self, ConnectionAddress, Inbound, InboundKind};
 use roost_protocol::topology::Partition;
+use roost_protocol::{ClientMsgId, CloseReason};
 
 use crate::io::Waker;
 use gate::Amount;
@@ -35,11 +35,22 @@ const TURN_BYTES_KEPT: usize = 256 * 1024;
 #[error("the way to logic is full")]
 pub struct Full;
 
+/// A traced message on its way to logic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced {
+    /// Which.
+    pub id: ClientMsgId,
+    /// When its SEND was read, microseconds since 1970.
+    pub received_us: u64,
+}
+
 /// What one shard said in one turn.
 #[derive(Debug, Default)]
 pub struct InboundTurn {
     records: Vec<u8>,
     entries: Vec<(Partition, u32)>,
+    /// Traced messages among the entries, by their position, ascending.
+    traced: Vec<(u32, Traced)>,
     closes: Vec<(ConnectionAddress, CloseReason)>,
     /// How much of it is in the gate's count already.
     counted: Amount,
@@ -48,11 +59,18 @@ pub struct InboundTurn {
 impl InboundTurn {
     /// Envelopes as [`envelope::record`] made them, in order.
     pub fn records(&self) -> impl Iterator<Item = (Partition, &[u8])> {
+        self.traced_records().map(|(partition, record, _)| (partition, record))
+    }
+
+    /// The same, with the message when it is traced.
+    pub fn traced_records(&self) -> impl Iterator<Item = (Partition, &[u8], Option<Traced>)> {
         let mut rest = self.records.as_slice();
-        self.entries.iter().map_while(move |(partition, bytes)| {
+        let mut traced = self.traced.iter().peekable();
+        self.entries.iter().zip(0u32..).map_while(move |((partition, bytes), position)| {
             let (record, next) = rest.split_at_checked(usize::try_from(*bytes).ok()?)?;
             rest = next;
-            Some((*partition, record))
+            let is_traced = traced.next_if(|(traced, _)| *traced == position);
+            Some((*partition, record, is_traced.map(|(_, traced)| *traced)))
         })
     }
 
@@ -72,6 +90,7 @@ impl InboundTurn {
     fn clear(&mut self) {
         self.records.clear();
         self.entries.clear();
+        self.traced.clear();
         self.closes.clear();
         self.counted = Amount::default();
     }
@@ -145,6 +164,12 @@ impl InboundQueue {
         let bytes = self.turn.records.len() - before;
         self.turn.entries.push((partition, u32::try_from(bytes).unwrap_or(u32::MAX)));
         Ok(())
+    }
+
+    /// What was pushed last is a traced message.
+    pub fn trace_last(&mut self, traced: Traced) {
+        let Some(last) = self.turn.entries.len().checked_sub(1) else { return };
+        self.turn.traced.push((u32::try_from(last).unwrap_or(u32::MAX), traced));
     }
 
     /// Has a connection of another shard closed. Never refused: one per login.

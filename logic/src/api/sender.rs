@@ -9,12 +9,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use roost_bus::{OutboundConsumer, PublishError, SharedBus};
 use roost_health::Breaker;
-use roost_protocol::FrameKind;
 use roost_protocol::envelope::{
     ConnectionAddress, Inbound, InboundBatchBuilder, InboundKind, Outbound, OutboundBatch,
 };
+use roost_protocol::frame::ack::SendRefused;
 use roost_protocol::id::{ConversationId, UserId};
 use roost_protocol::topology::Partition;
+use roost_protocol::{ClientMsgId, FrameKind, message_of};
+use roost_trace::{Hop, Passage, Text, TraceWriter, now_ns};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -52,6 +54,7 @@ pub(crate) struct BusSender {
     timeout: Duration,
     waiting: Arc<Mutex<Waiting>>,
     breaker: Arc<Breaker>,
+    trace: Arc<Mutex<TraceWriter>>,
 }
 
 #[derive(Default)]
@@ -76,7 +79,19 @@ impl BusSender {
     /// A sender with the delivery queue `origin`, and the consumer that brings it answers.
     pub(crate) fn new(bus: SharedBus, origin: &str, timeout: Duration) -> Self {
         let breaker = Arc::new(Breaker::new("http_to_bus", UNANSWERED_MAX, PAUSE));
-        Self { bus, origin: origin.into(), timeout, waiting: Arc::default(), breaker }
+        let trace = Arc::new(Mutex::new(TraceWriter::off()));
+        Self { bus, origin: origin.into(), timeout, waiting: Arc::default(), breaker, trace }
+    }
+
+    /// The same, recording what it sees of traced messages.
+    pub(crate) fn tracing(self, writer: TraceWriter) -> Self {
+        Self { trace: Arc::new(Mutex::new(writer)), ..self }
+    }
+
+    /// The message of an operation, when it is traced.
+    fn traced(&self, operation: &Operation<'_>) -> Option<ClientMsgId> {
+        let id = message_of(operation.kind, operation.payload)?;
+        self.trace.lock().wants(id).then_some(id)
     }
 
     /// What stands before the bus.
@@ -135,7 +150,12 @@ impl BusSender {
         Some((Place { waiting: &self.waiting, address }, receiver))
     }
 
-    fn body(&self, operation: &Operation<'_>, connection: ConnectionAddress) -> Bytes {
+    fn body(
+        &self,
+        operation: &Operation<'_>,
+        connection: ConnectionAddress,
+        received_us: u64,
+    ) -> Bytes {
         let mut builder = InboundBatchBuilder::new(&self.origin);
         let inbound = Inbound {
             kind: InboundKind::Frame,
@@ -144,7 +164,7 @@ impl BusSender {
             connection,
             // No session: no client_seq to keep, identity alone counts.
             session_epoch: 0,
-            received_us: 0,
+            received_us,
             inbox_seq: 0,
             app: operation.app,
             user: operation.user.as_str(),
@@ -166,12 +186,25 @@ impl BusSender {
     ) -> Result<(FrameKind, Bytes), Unanswered> {
         let (place, answer) = self.place().ok_or(Unanswered::Busy)?;
         self.pass()?;
+        let since_ns = now_ns();
+        let traced = self.traced(operation).map(|id| Request::new(self, operation, id, since_ns));
+        if let Some(request) = &traced {
+            request.record(Hop::RequestReceived, since_ns, 0);
+        }
         let asked = async {
             let deadline = Instant::now() + self.timeout;
-            let body = self.body(operation, place.address);
+            let body = self.body(operation, place.address, since_ns / 1_000);
             self.publish(operation, body, deadline).await?;
+            if let Some(request) = &traced {
+                request.record(Hop::PublishConfirmed, since_ns, 0);
+            }
             match timeout_at(deadline, answer).await {
-                Ok(Ok(answer)) => Ok(answer),
+                Ok(Ok((kind, payload))) => {
+                    if let Some(request) = &traced {
+                        request.record(Hop::RequestAnswered, since_ns, refusal(kind, &payload));
+                    }
+                    Ok((kind, payload))
+                }
                 Ok(Err(_)) | Err(_) => Err(Unanswered::Unknown),
             }
         };
@@ -181,7 +214,7 @@ impl BusSender {
     /// Sends an operation that is not answered; returns when the bus has taken it.
     pub(crate) async fn tell(&self, operation: &Operation<'_>) -> Result<(), Unanswered> {
         self.pass()?;
-        let body = self.body(operation, ConnectionAddress::default());
+        let body = self.body(operation, ConnectionAddress::default(), now_ns() / 1_000);
         self.note(self.publish(operation, body, Instant::now() + self.timeout).await)
     }
 
@@ -200,5 +233,51 @@ impl BusSender {
             // The body may be there all the same.
             Ok(Err(PublishError::Unavailable(_))) | Err(_) => Err(Unanswered::Unknown),
         }
+    }
+}
+
+/// A traced message that waits for its answer.
+struct Request<'a> {
+    sender: &'a BusSender,
+    received: Passage,
+    partition: Partition,
+}
+
+impl<'a> Request<'a> {
+    fn new(
+        sender: &'a BusSender,
+        operation: &Operation<'_>,
+        id: ClientMsgId,
+        since_ns: u64,
+    ) -> Self {
+        let partition = sender.partition(operation);
+        let received = Passage {
+            received_us: since_ns / 1_000,
+            text: Text::new(operation.user.as_str()),
+            ..Passage::new(id, Hop::RequestReceived, since_ns)
+        };
+        Self { sender, received, partition }
+    }
+
+    fn record(&self, hop: Hop, since_ns: u64, code: u16) {
+        let passage = Passage { hop, at_ns: now_ns(), since_ns, code, ..self.received };
+        let passage = match hop {
+            Hop::PublishConfirmed => Passage {
+                number: self.partition.0.into(),
+                count: 1,
+                text: Text::default(),
+                ..passage
+            },
+            _ => passage,
+        };
+        self.sender.trace.lock().record(&passage);
+    }
+}
+
+/// Why it was refused; 0: it was not.
+fn refusal(kind: FrameKind, payload: &[u8]) -> u16 {
+    match kind {
+        FrameKind::SendRefused => SendRefused::decode(payload).map_or(0, |r| r.code as u16),
+        _ => 0,
     }
 }

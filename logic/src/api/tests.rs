@@ -16,6 +16,7 @@ use roost_bus::Bus;
 use roost_bus::in_process::InProcessBus;
 use roost_membership::ring::{Member, Ring};
 use roost_membership::{BoxFuture, Routes, RoutesUnavailable};
+use roost_trace::Traces;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt;
@@ -87,6 +88,7 @@ impl Server {
             clock: clock.clone(),
             ids: MessageIds::new(1, 0),
             batch_operations_max: 16,
+            traces: Traces::off(),
             before_handle: None,
         };
         tokio::spawn(Worker::run(parts, bus.consume_inbound().await.unwrap(), stopped));

@@ -7,9 +7,11 @@ use std::time::Instant;
 
 use roost_bus::planted::{Bug, planted};
 use roost_protocol::RefusalCode;
+use roost_trace::now_ns;
 
 use super::operation::{Item, Operation};
 use super::outputs::{Outputs, Refusal};
+use super::trace::WorkerTrace;
 use crate::handler::{deliver_ack, receipt, send, session};
 use crate::ids::MessageIds;
 use crate::metrics::Metrics;
@@ -28,6 +30,7 @@ pub(super) struct Attempts {
     pub(super) ids: MessageIds,
     pub(super) store: SharedStore,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) trace: WorkerTrace,
     #[cfg(test)]
     pub(super) before_handle: Option<fn(&[u8])>,
 }
@@ -95,6 +98,7 @@ impl Attempts {
         let mark = outputs.mark();
         loop {
             outputs.truncate(mark);
+            self.trace.begin();
             self.state.begin();
             let done = match self.load(items, partitions, collisions > 0).await {
                 Ok(()) => {
@@ -190,6 +194,7 @@ impl Attempts {
                     };
                     send::skip(&mut self.state, input);
                     self.metrics.refused(refusal.code);
+                    self.trace.refused(item, refusal.code);
                     outputs.refused(item.body, item.envelope, input.send.client_msg_id, refusal);
                 }
                 continue;
@@ -228,7 +233,7 @@ impl Attempts {
     }
 
     fn say(
-        &self,
+        &mut self,
         item: &Item<'_>,
         input: &send::Input<'_>,
         outcome: send::Outcome,
@@ -238,12 +243,16 @@ impl Attempts {
             send::Outcome::Placed { placed, names, push, repeated } => {
                 let counter = if repeated { &self.metrics.repeats } else { &self.metrics.messages };
                 counter.inc();
+                self.trace.placed(item, &input.conversation_text, &placed, repeated);
                 outputs.placed(item.body, item.envelope, input, &placed, push.then_some(&names));
+                outputs.trace_last(self.trace.copy_of(item), push);
             }
             send::Outcome::Refused { code, expected_client_seq, detail } => {
                 self.metrics.refused(code);
+                self.trace.refused(item, code);
                 let refusal = Refusal { code, retry_after_ms: 0, expected_client_seq, detail };
                 outputs.refused(item.body, item.envelope, input.send.client_msg_id, refusal);
+                outputs.trace_last(self.trace.copy_of(item), false);
             }
         }
     }
@@ -255,13 +264,15 @@ impl Attempts {
         }
         if writes.is_empty() {
             self.store.end().await;
+            self.trace.commit(now_ns(), operations);
             return Ok(());
         }
-        let start = Instant::now();
+        let (start, start_ns) = (Instant::now(), now_ns());
         let committed = self.store.commit(writes).await;
         let result = if planted(Bug::AckBeforeCommit) { Ok(()) } else { committed };
         match &result {
             Ok(()) => {
+                self.trace.commit(start_ns, operations);
                 self.metrics.batches.inc();
                 self.metrics.batch_operations.observe(operations as f64);
                 self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
@@ -275,7 +286,7 @@ impl Attempts {
     }
 
     async fn quarantine(
-        &self,
+        &mut self,
         items: &[Item<'_>],
         poisoned: &[Poison],
         now_ms: u64,
@@ -299,6 +310,7 @@ impl Attempts {
             );
             self.store.quarantine(&entry).await?;
             self.metrics.quarantined.inc();
+            self.trace.quarantined(item, &poison.reason);
         }
         Ok(())
     }

@@ -13,7 +13,9 @@ use roost_protocol::frame::deliver::Message;
 use roost_protocol::frame::receipt::{Receipt, ReceiptKind};
 use roost_protocol::id::{ConversationId, UserId};
 use roost_protocol::{ClientMsgId, Encoder, FrameKind, RefusalCode};
+use roost_trace::{Hop, Text};
 
+use super::trace::{TracedCopy, TracedOutput};
 use crate::handler::{Raised, send};
 use crate::store::{Name, Placed};
 
@@ -61,6 +63,8 @@ pub(super) struct Outputs {
     payloads: Vec<u8>,
     encoder: Encoder,
     now_ms: u64,
+    /// Traced messages by the position of what is said about them, ascending.
+    traced: Vec<(usize, TracedCopy)>,
 }
 
 impl Outputs {
@@ -76,6 +80,7 @@ impl Outputs {
     /// Takes back everything since the mark.
     pub(super) fn truncate(&mut self, (list, payloads): (usize, usize)) {
         self.list.truncate(list);
+        self.traced.retain(|(position, _)| *position < list);
         self.payloads.truncate(payloads);
     }
 
@@ -121,6 +126,14 @@ impl Outputs {
             payload,
             offline: (!is_note).then(|| (input.conversation_text.as_str().into(), placed.seq)),
         }));
+    }
+
+    /// What was said last is about a traced message; with a push, the last two are.
+    pub(super) fn trace_last(&mut self, copy: Option<TracedCopy>, is_pushed: bool) {
+        let Some(copy) = copy else { return };
+        let end = self.list.len();
+        let begin = end.saturating_sub(1 + usize::from(is_pushed));
+        self.traced.extend((begin..end).map(|position| (position, copy)));
     }
 
     /// A refused send.
@@ -207,6 +220,56 @@ impl Outputs {
                 Output::Answer { .. } => None,
             })
             .flat_map(|push| push.targets().map(|(user, _)| (&*push.app, &**user)))
+    }
+
+    /// Where each thing that is said about a traced message goes; `gateways` as in [`Self::distribute`].
+    pub(super) fn traced(
+        &self,
+        origins: &[Arc<str>],
+        gateways: Option<&[Vec<Arc<str>>]>,
+    ) -> Vec<TracedOutput> {
+        let mut made = Vec::new();
+        let mut traced = self.traced.iter().peekable();
+        let mut routes = gateways.unwrap_or_default();
+        for (position, output) in self.list.iter().enumerate() {
+            if traced.peek().is_none() {
+                break;
+            }
+            let pushed = match output {
+                Output::Answer { .. } => &[][..],
+                Output::Push(push) => {
+                    let (pushed, rest) =
+                        routes.split_at_checked(push.targets().count()).unwrap_or_default();
+                    routes = rest;
+                    pushed
+                }
+            };
+            let Some((_, copy)) = traced.next_if(|(traced, _)| *traced == position) else {
+                continue;
+            };
+            made.push(match output {
+                Output::Answer { body, .. } => TracedOutput {
+                    copy: *copy,
+                    hop: Hop::AnswerConfirmed,
+                    gateways: vec![Arc::clone(&origins[*body])],
+                    missed: None,
+                },
+                Output::Push(push) => {
+                    let missed = match (gateways, pushed.first()) {
+                        (None, _) => Some((Hop::RoutesUnavailable, Text::default())),
+                        (Some(_), Some(first)) if first.is_empty() => {
+                            Some((Hop::Offline, Text::new(&push.first.0)))
+                        }
+                        (Some(_), _) => None,
+                    };
+                    let mut to: Vec<Arc<str>> = pushed.iter().flatten().cloned().collect();
+                    to.sort_unstable();
+                    to.dedup();
+                    TracedOutput { copy: *copy, hop: Hop::PushConfirmed, gateways: to, missed }
+                }
+            });
+        }
+        made
     }
 
     /// Bodies per gateway. `gateways` has an entry for each of [`Self::users`]; `None`: routes are unavailable, only answers go

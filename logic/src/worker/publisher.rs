@@ -11,10 +11,12 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use roost_bus::{InboundDelivery, PublishError, SharedBus};
 use roost_membership::SharedRoutes;
+use roost_trace::{Passage, TraceWriter, now_ns};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::outputs::{GatewayBodies, Outputs};
+use super::trace::{self, Sent};
 use crate::metrics::Metrics;
 
 /// How long a delivery is offered to a bus that does not take it.
@@ -27,23 +29,30 @@ pub(super) struct Published {
     pub(super) outputs: Outputs,
     pub(super) origins: Vec<Arc<str>>,
     pub(super) deliveries: Vec<InboundDelivery>,
+    /// Traced messages in them.
+    pub(super) acknowledged: Vec<Passage>,
 }
 
 pub(super) async fn run(
     bus: SharedBus,
     routes: SharedRoutes,
     metrics: Arc<Metrics>,
+    mut trace: TraceWriter,
     mut queue: mpsc::Receiver<Published>,
 ) {
-    while let Some(Published { outputs, origins, deliveries }) = queue.recv().await {
+    while let Some(Published { outputs, origins, deliveries, acknowledged }) = queue.recv().await {
         if !outputs.is_empty() {
             let gateways = gateways(&routes, &outputs).await;
+            let traced = outputs.traced(&origins, gateways.as_deref());
             let outgoing = outputs.distribute(&origins, gateways.as_deref());
-            join_all(outgoing.into_iter().map(|to| publish(&bus, &routes, &metrics, to))).await;
+            let sent = outgoing.into_iter().map(|to| publish(&bus, &routes, &metrics, to));
+            let sent = join_all(sent).await;
+            trace::record_sent(&mut trace, &traced, &sent);
         }
         for delivery in deliveries {
             delivery.acknowledge().await;
         }
+        trace::record_acknowledged(&mut trace, &acknowledged);
     }
 }
 
@@ -65,11 +74,18 @@ async fn gateways(routes: &SharedRoutes, outputs: &Outputs) -> Option<Vec<Vec<Ar
 }
 
 /// All bodies of one gateway, in order: the later ones wait for the earlier one's confirm.
-async fn publish(bus: &SharedBus, routes: &SharedRoutes, metrics: &Metrics, to: GatewayBodies) {
+async fn publish(
+    bus: &SharedBus,
+    routes: &SharedRoutes,
+    metrics: &Metrics,
+    to: GatewayBodies,
+) -> Sent {
+    let (since_ns, mut code) = (now_ns(), 0);
     for body in to.bodies {
         match publish_one(bus, &to.gateway, body).await {
             Ok(()) => {}
             Err(PublishError::Returned(_)) => {
+                code = 1;
                 metrics.returned.inc();
                 routes.returned(&to.gateway).await;
             }
@@ -79,10 +95,12 @@ async fn publish(bus: &SharedBus, routes: &SharedRoutes, metrics: &Metrics, to: 
                 | PublishError::Refused(_)),
             ) => {
                 tracing::warn!(%error, gateway = %to.gateway, "deliveries were given up");
+                code = 2;
                 metrics.abandoned.inc();
             }
         }
     }
+    Sent { gateway: to.gateway, since_ns, at_ns: now_ns(), code }
 }
 
 async fn publish_one(bus: &SharedBus, gateway: &str, body: Bytes) -> Result<(), PublishError> {

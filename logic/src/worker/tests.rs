@@ -3,6 +3,7 @@
 mod faults;
 mod harness;
 mod order;
+mod traces;
 
 use harness::Harness;
 use roost_protocol::frame::Frame;

@@ -12,6 +12,7 @@ use roost_protocol::envelope::InboundBatchBuilder;
 use tokio::time::Instant;
 
 use crate::config::InboundSettings;
+use crate::shard::inbound::Traced;
 
 /// Batches of one partition that may be unconfirmed.
 const UNCONFIRMED_MAX: usize = 2;
@@ -23,6 +24,18 @@ struct Batch {
     messages: u64,
     /// Bytes of its records: what the gate counts.
     record_bytes: u64,
+    /// Traced messages in it; mostly none, without memory.
+    traced: Vec<Traced>,
+    /// When it was given to the bus for the first time.
+    published_at: Option<Instant>,
+}
+
+/// A batch with traced messages, as the bus is given it or has confirmed it.
+#[derive(Debug)]
+pub(super) struct TracedBatch<'a> {
+    pub(super) traced: &'a [Traced],
+    pub(super) messages: u64,
+    pub(super) published_at: Instant,
 }
 
 /// An unconfirmed batch.
@@ -39,8 +52,11 @@ struct Unconfirmed {
 pub(super) struct Lane {
     open: InboundBatchBuilder,
     open_record_bytes: u64,
+    open_traced: Vec<Traced>,
     sealed: VecDeque<Batch>,
     unconfirmed: VecDeque<Unconfirmed>,
+    /// With traced messages, until [`Lane::visit_confirmed`].
+    confirmed: VecDeque<Batch>,
     state: LaneState,
 }
 
@@ -71,13 +87,20 @@ impl Lane {
         Self {
             open: InboundBatchBuilder::new(origin),
             open_record_bytes: 0,
+            open_traced: Vec::new(),
             sealed: VecDeque::new(),
             unconfirmed: VecDeque::new(),
+            confirmed: VecDeque::new(),
             state: LaneState::Flowing,
         }
     }
 
-    pub(super) fn push(&mut self, record: &[u8], settings: &InboundSettings) {
+    pub(super) fn push(
+        &mut self,
+        record: &[u8],
+        traced: Option<Traced>,
+        settings: &InboundSettings,
+    ) {
         let is_full = self.open.count() >= usize::from(settings.batch_messages_max)
             || self.open.bytes() as u64 + record.len() as u64 > u64::from(settings.batch_bytes_max);
         if is_full && !self.open.is_empty() {
@@ -85,12 +108,15 @@ impl Lane {
         }
         self.open.push_record(record);
         self.open_record_bytes += record.len() as u64;
+        self.open_traced.extend(traced);
     }
 
     fn seal(&mut self) {
         let messages = self.open.count() as u64;
         let record_bytes = std::mem::take(&mut self.open_record_bytes);
-        self.sealed.push_back(Batch { body: self.open.take(), messages, record_bytes });
+        let traced = std::mem::take(&mut self.open_traced);
+        let body = self.open.take();
+        self.sealed.push_back(Batch { body, messages, record_bytes, traced, published_at: None });
     }
 
     /// The next body to publish now, which counts as unconfirmed under `ticket`.
@@ -109,10 +135,26 @@ impl Lane {
         if self.sealed.is_empty() && !self.open.is_empty() {
             self.seal();
         }
-        let batch = self.sealed.pop_front()?;
+        let mut batch = self.sealed.pop_front()?;
+        batch.published_at.get_or_insert(now);
         let body = batch.body.clone();
         self.unconfirmed.push_back(Unconfirmed { batch, ticket, is_confirmed: None });
         Some(body)
+    }
+
+    /// Traced messages of the batch that is published under `ticket`.
+    pub(super) fn traced(&self, ticket: u64) -> Option<TracedBatch<'_>> {
+        let entry = self.unconfirmed.iter().find(|u| u.ticket == ticket)?;
+        traced(&entry.batch)
+    }
+
+    /// Has `visit` see the batches with traced messages that were confirmed since the last time.
+    pub(super) fn visit_confirmed(&mut self, mut visit: impl FnMut(TracedBatch<'_>)) {
+        self.confirmed.drain(..).for_each(|batch| {
+            if let Some(batch) = traced(&batch) {
+                visit(batch);
+            }
+        });
     }
 
     /// Takes the bus' answer. What is released left the lane in order.
@@ -133,6 +175,9 @@ impl Lane {
             released.bytes += batch.record_bytes;
             released.messages += batch.messages;
             released.batches += 1;
+            if !batch.traced.is_empty() {
+                self.confirmed.push_back(batch);
+            }
         }
         if !is_confirmed {
             let pause = match self.state {
@@ -170,10 +215,16 @@ impl Lane {
     }
 }
 
+fn traced(batch: &Batch) -> Option<TracedBatch<'_>> {
+    let Batch { traced, messages, published_at, .. } = batch;
+    let published_at = (*published_at).filter(|_| !traced.is_empty())?;
+    Some(TracedBatch { traced, messages: *messages, published_at })
+}
+
 #[cfg(test)]
 pub(super) mod tests {
-    use roost_protocol::FrameKind;
     use roost_protocol::envelope::{ConnectionAddress, Inbound, InboundBatch, InboundKind};
+    use roost_protocol::{ClientMsgId, FrameKind};
 
     use super::*;
 
@@ -219,7 +270,8 @@ pub(super) mod tests {
                 let mut record = Vec::new();
                 let payload = self.next.to_le_bytes();
                 roost_protocol::envelope::record(&mut record, &envelope(), &payload);
-                self.lane.push(&record, &settings());
+                let traced = Traced { id: ClientMsgId([0; 16]), received_us: self.next.into() };
+                self.lane.push(&record, Some(traced), &settings());
                 self.next += 1;
             }
         }
@@ -227,6 +279,15 @@ pub(super) mod tests {
             let body = self.lane.poll_publish(self.now, self.ticket)?;
             self.ticket += 1;
             Some((self.ticket - 1, numbers(body)))
+        }
+        /// Numbers of the traced messages that were confirmed since, and how long ago they were published first.
+        fn confirmed(&mut self) -> Vec<(u64, Duration)> {
+            let (now, mut seen) = (self.now, Vec::new());
+            self.lane.visit_confirmed(|batch| {
+                let ago = now - batch.published_at;
+                seen.extend(batch.traced.iter().map(|traced| (traced.received_us, ago)));
+            });
+            seen
         }
         fn answer(&mut self, ticket: u64, is_confirmed: bool) -> u64 {
             self.lane.handle_answer(ticket, is_confirmed, self.now, &settings()).messages
@@ -268,7 +329,11 @@ pub(super) mod tests {
         assert_eq!(b.lane.wakes_at(), Some(b.now + 2 * settings().retry_first));
         b.now += 2 * settings().retry_first;
         assert_eq!(b.publish(), Some((3, vec![0, 1, 2])));
+        assert!(b.confirmed().is_empty());
         assert_eq!(b.answer(3, true), 3);
+        let since_first = 3 * settings().retry_first;
+        assert_eq!(b.confirmed(), [0, 1, 2].map(|number| (number, since_first)));
+        assert!(b.confirmed().is_empty(), "told once");
         assert_eq!(b.publish(), Some((4, vec![3, 4, 5])));
         assert_eq!(b.publish(), Some((5, vec![6, 7])));
         assert_eq!((b.answer(4, true), b.answer(5, true)), (3, 2));

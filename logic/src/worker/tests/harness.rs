@@ -24,6 +24,7 @@ use roost_protocol::id::{ConversationId, UserId};
 use roost_protocol::limits::HEADER_BYTES;
 use roost_protocol::topology::Partition;
 use roost_protocol::{ClientMsgId, Encoder, FrameKind};
+use roost_trace::{TraceConfig, Traces};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -36,7 +37,7 @@ use crate::worker::{Parts, Worker};
 
 pub(super) const GATEWAY: &str = "gw-1";
 pub(super) const EPOCH: u64 = 7;
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 pub(super) struct Online(Mutex<HashSet<String>>);
@@ -61,6 +62,7 @@ pub(super) struct Harness {
     pub(super) bus: InProcessBus,
     pub(super) store: SharedStore,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) traces: Arc<Traces>,
     routes: Arc<Online>,
     answers: Box<dyn OutboundConsumer>,
     heard: Vec<(FrameKind, Bytes, String)>,
@@ -90,6 +92,7 @@ impl Harness {
             bus,
             store,
             metrics: Arc::default(),
+            traces: Traces::new("logic logic-1", &TraceConfig::default()),
             routes: Arc::default(),
             answers,
             heard: Vec::new(),
@@ -115,6 +118,7 @@ impl Harness {
             clock: Clock::System,
             ids: MessageIds::new(1, mark),
             batch_operations_max: 256,
+            traces: Arc::clone(&self.traces),
             before_handle: self.before_handle,
         };
         let consumer = self.bus.consume_inbound().await.unwrap();
