@@ -68,8 +68,8 @@ fn assert_in_order(hops: &[&str], expected: &[&str]) {
 /// Whether the last span of a message is there, and every parent.
 fn is_complete(spans: &[Exported]) -> bool {
     let ids: HashSet<&[u8]> = spans.iter().map(|e| &*e.span.span_id).collect();
-    let parents = spans.iter().map(|e| &*e.span.parent_span_id);
-    has(spans, "settle") && parents.into_iter().all(|id| id.is_empty() || ids.contains(id))
+    let mut parents = spans.iter().map(|e| &*e.span.parent_span_id);
+    has(spans, "settle") && parents.all(|id| id.is_empty() || ids.contains(id))
 }
 
 /// One tree, with one root.

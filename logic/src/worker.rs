@@ -227,10 +227,6 @@ impl Worker {
                 let redelivered = body.delivery.redelivered;
                 items.extend(records.iter().map(|record| Item::read(index, redelivered, record)));
             }
-            let taken = self.attempts.trace.taken(&items, |body| {
-                let delivery = &bodies[body].delivery;
-                (delivery.partition.0, delivery.redelivered)
-            });
             self.start_reads(&bodies, &items, &origins);
             items.retain(|item| match &item.operation {
                 Operation::Send(_) => !bodies[item.body].only_watermarks,
@@ -242,6 +238,10 @@ impl Worker {
                     self.metrics.malformed.inc();
                     false
                 }
+            });
+            let taken = self.attempts.trace.taken(&items, |body| {
+                let delivery = &bodies[body].delivery;
+                (delivery.partition.0, delivery.redelivered)
             });
             let mut outputs = Outputs::new(now_ms);
             let done = self.attempts.run(&items, &partitions(&bodies), now_ms, &mut outputs).await;

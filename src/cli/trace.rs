@@ -133,11 +133,11 @@ fn ask(endpoint: &str, id: &str) -> Result<Answer, String> {
     let agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER_WITHIN)).build();
     let url = format!("http://{endpoint}/trace/{id}");
     let answer = ureq::Agent::from(agent).get(url).call();
-    let mut answer = answer.map_err(|error| match error {
-        ureq::Error::StatusCode(404) => {
-            "it knows no traces: is that the operator's endpoint (7409 of a gateway, 7408 of logic), of this version?".to_owned()
+    let mut answer = answer.map_err(|error| {
+        if let ureq::Error::StatusCode(404) = error {
+            return "it knows no traces: is that the operator's endpoint (7409 of a gateway, 7408 of logic), of this version?".to_owned();
         }
-        other => other.to_string(),
+        error.to_string()
     })?;
     answer.body_mut().read_json().map_err(|e| format!("not the answer of this version: {e}"))
 }

@@ -31,11 +31,15 @@ impl Exported {
 fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     let AnyValue { value } = found.value.as_ref()?;
-    Some(match value.as_ref()? {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        Value::BoolValue(truth) => truth.to_string(),
-        other => format!("{other:?}"),
+    let value = value.as_ref()?;
+    Some(if let Value::StringValue(text) = value {
+        text.clone()
+    } else if let Value::IntValue(number) = value {
+        number.to_string()
+    } else if let Value::BoolValue(truth) = value {
+        truth.to_string()
+    } else {
+        format!("{value:?}")
     })
 }
 
@@ -94,7 +98,8 @@ fn serve(stream: &TcpStream, taken: &Mutex<Vec<Exported>>) {
         keep(request, taken);
         let answer =
             "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
-        (&mut &*stream).write_all(answer.as_bytes()).expect("the client reads");
+        let mut writer = stream;
+        writer.write_all(answer.as_bytes()).expect("the client reads");
     }
 }
 

@@ -261,14 +261,10 @@ impl<'a> Request<'a> {
 
     fn record(&self, hop: Hop, since_ns: u64, code: u16) {
         let passage = Passage { hop, at_ns: now_ns(), since_ns, code, ..self.received };
-        let passage = match hop {
-            Hop::PublishConfirmed => Passage {
-                number: self.partition.0.into(),
-                count: 1,
-                text: Text::default(),
-                ..passage
-            },
-            _ => passage,
+        let passage = if hop == Hop::PublishConfirmed {
+            Passage { number: self.partition.0.into(), count: 1, text: Text::default(), ..passage }
+        } else {
+            passage
         };
         self.sender.trace.lock().record(&passage);
     }
@@ -276,8 +272,8 @@ impl<'a> Request<'a> {
 
 /// Why it was refused; 0: it was not.
 fn refusal(kind: FrameKind, payload: &[u8]) -> u16 {
-    match kind {
-        FrameKind::SendRefused => SendRefused::decode(payload).map_or(0, |r| r.code as u16),
-        _ => 0,
+    if kind != FrameKind::SendRefused {
+        return 0;
     }
+    SendRefused::decode(payload).map_or(0, |refused| refused.code as u16)
 }

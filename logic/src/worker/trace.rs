@@ -111,10 +111,8 @@ impl WorkerTrace {
         let at_ns = now_ns();
         let count = u32::try_from(operations).unwrap_or(u32::MAX);
         for passage in self.said.drain(..) {
-            let (since_ns, count) = match passage.hop {
-                Hop::Committed => (since_ns, count),
-                _ => (at_ns, 0),
-            };
+            let is_commit = passage.hop == Hop::Committed;
+            let (since_ns, count) = if is_commit { (since_ns, count) } else { (at_ns, 0) };
             self.writer.record(&Passage { at_ns, since_ns, count, ..passage });
         }
     }

@@ -202,10 +202,11 @@ fn commit(passage: &Passage, facts: &Facts) -> Shape {
 fn publish_outbound(passage: &Passage, facts: &Facts) -> Shape {
     let gateway = passage.text.to_text();
     let queue = outbound_queue(&gateway);
-    let id = match passage.hop {
-        Hop::PushConfirmed => of_gateway(passage, Kind::PublishOutbound, &gateway),
-        // The gateway of the sender gets both in one body; they are two spans.
-        _ => of_copy(passage, Kind::PublishOutbound),
+    // The gateway of the sender gets answer and push in one body; they are two spans.
+    let id = if passage.hop == Hop::PushConfirmed {
+        of_gateway(passage, Kind::PublishOutbound, &gateway)
+    } else {
+        of_copy(passage, Kind::PublishOutbound)
     };
     Shape {
         id,
