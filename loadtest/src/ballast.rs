@@ -4,9 +4,11 @@
 //! as it takes, one thread each. To pass the 28,000 source ports of one address, and what a server
 //! allows each address, some thousand connections share a source address: of 127.0.0.0/8 when the
 //! server is on the loopback, else one of those given. At most two rings ramp up at a time; the pace is one for all of them.
+//! Connections go where a gateway sends them; whether one that was lost comes back is said by the plan.
 
 mod agent;
 mod ring;
+mod way;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -44,8 +46,10 @@ pub struct BallastPlan {
     pub count: u64,
     /// Connections started a second.
     pub ramp: f64,
-    /// Of the server.
-    pub target: SocketAddrV4,
+    /// Gateways, at least one: connections begin at each of them in turn.
+    pub targets: Vec<SocketAddrV4>,
+    /// Whether a connection that was let in and lost is opened again, as clients do.
+    pub comes_back: bool,
     /// Source addresses, for a server that is not on the loopback.
     pub sources: Vec<Ipv4Addr>,
     /// Makes tokens.
@@ -57,19 +61,24 @@ pub struct BallastPlan {
 }
 
 impl BallastPlan {
-    /// Where connection `number` comes from; `None` leaves it to the kernel.
-    fn source_of(&self, number: u64) -> Option<SocketAddrV4> {
+    fn is_loopback(&self) -> bool {
+        self.targets.iter().all(|target| target.ip().is_loopback())
+    }
+
+    /// Where connection `number` comes from when it is opened after so many times; `None` leaves it to the kernel.
+    fn source_of(&self, number: u64, openings: u32) -> Option<SocketAddrV4> {
         let block = number / CONNECTIONS_PER_SOURCE;
-        let address = if self.target.ip().is_loopback() {
-            let [a, b, _, _] = self.run_id.to_le_bytes();
-            // 127.0.0.x stays free for others.
-            let (high, low) = ((block / 250) as u8, (block % 250) as u8);
-            Ipv4Addr::new(127, (a | 1).wrapping_add(high * 2), b, low + 2)
-        } else {
-            *self.sources.get(block as usize)?
-        };
         let port = SOURCE_PORT_MIN + (number % CONNECTIONS_PER_SOURCE) as u16;
-        Some(SocketAddrV4::new(address, port))
+        if self.is_loopback() {
+            let [a, b, _, _] = self.run_id.to_le_bytes();
+            // 127.0.0.x stays free for others. The port of the last opening may not be free yet: each has an address of its own.
+            let (high, low) = ((block / 250) as u8, (block % 250) as u8);
+            let third = b.wrapping_add(openings as u8);
+            let address = Ipv4Addr::new(127, (a | 1).wrapping_add(high * 2), third, low + 2);
+            return Some(SocketAddrV4::new(address, port));
+        }
+        let address = *self.sources.get(block as usize)?;
+        Some(SocketAddrV4::new(address, if openings == 0 { port } else { 0 }))
     }
 
     fn connect_frame(&self, number: u64, encoder: &mut Encoder) -> Vec<u8> {
@@ -99,8 +108,12 @@ pub struct BallastCounters {
     pub connected: AtomicU64,
     /// Logged in now.
     pub held: AtomicU64,
-    /// Refused or lost so far.
+    /// Refused or lost for good so far.
     pub failed: AtomicU64,
+    /// Lost or sent elsewhere after they were logged in, so far.
+    pub lost: AtomicU64,
+    /// Of those, logged in again.
+    pub back: AtomicU64,
     /// When the last login succeeded.
     pub last_connected_us: AtomicU64,
     /// No more connections than this are started, and since when at the pace of the ramp.
@@ -153,6 +166,10 @@ pub struct BallastResult {
     pub held: u64,
     /// From starting to connect to being logged in.
     pub connect: LatencyHistogram,
+    /// Logged in once, and lost or sent elsewhere.
+    pub lost: u64,
+    /// From being lost or sent elsewhere to being logged in again.
+    pub back: LatencyHistogram,
     /// How many connections failed, by reason.
     pub failures: BTreeMap<String, u64>,
 }
@@ -169,7 +186,7 @@ impl Ballast {
     /// # Errors
     /// When there are not enough source addresses, or no thread can be started.
     pub fn start(plan: BallastPlan) -> io::Result<Self> {
-        let is_loopback = plan.target.ip().is_loopback();
+        let is_loopback = plan.is_loopback();
         let sources = plan.count.div_ceil(CONNECTIONS_PER_SOURCE);
         let has_sources = is_loopback || plan.sources.len() as u64 >= sources;
         if !has_sources && plan.count > EPHEMERAL_PORTS {
@@ -248,6 +265,7 @@ fn collect(
         match agent.join() {
             Ok(Ok(share)) => {
                 result.connect.add(&share.connect);
+                result.back.add(&share.back);
                 for (reason, count) in share.failures {
                     *result.failures.entry(reason).or_insert(0) += count;
                 }
@@ -257,5 +275,6 @@ fn collect(
         }
     }
     result.held = counters.held.load(Relaxed);
+    result.lost = counters.lost.load(Relaxed);
     failure.map_or(Ok(result), Err)
 }

@@ -20,3 +20,4 @@ pub mod server_watch;
 pub mod slo;
 pub mod target;
 pub mod user;
+pub mod waits;

@@ -123,6 +123,10 @@ pub struct Common {
     /// Connections started a second.
     #[arg(long, default_value_t = 5000.0, value_name = "RATE")]
     pub ramp: f64,
+    /// Idle connections that are lost after they were logged in come back as clients do: at the next
+    /// gateway, after a random pause that grows with each failure. Users always do.
+    #[arg(long)]
+    pub reconnect: bool,
     /// Write a self-contained page with plots to this file.
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,

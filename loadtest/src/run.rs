@@ -4,11 +4,12 @@
 //! even a disturbed run; a disturbed run is void, whatever else it measured; a run that proves
 //! little or misses a threshold fails; the rest is good.
 
-use crate::checker::Verdict;
+use crate::checker::{History, Verdict};
 use crate::environment::Environment;
 use crate::histogram::{Latency, LatencyHistogram};
 use crate::server_watch::ServerUsage;
 use crate::slo::SloResult;
+use crate::user::Absence;
 
 /// What a run says about the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,14 @@ pub struct Run {
     pub connect_rate: f64,
     /// From starting to connect to being logged in.
     pub connect: LatencyHistogram,
+    /// Idle connections that were lost or sent elsewhere after they were logged in.
+    pub idle_lost: u64,
+    /// How long those took until they were logged in again.
+    pub idle_back: LatencyHistogram,
+    /// When users of a chat were away, in no order.
+    pub absences: Vec<Absence>,
+    /// What happened, event by event; empty without messages.
+    pub history: History,
     /// Messages of the schedule.
     pub offered: u64,
     /// Messages handed to a socket at least once.

@@ -101,18 +101,25 @@ impl Stage {
         })
     }
 
-    /// The ballast, which speaks IPv4 only and goes to one gateway: it does not follow where that
-    /// one sends it.
+    /// The ballast, which speaks IPv4 only.
     pub(crate) fn ballast(&self, count: u64) -> Result<Ballast> {
-        let server = self.servers[0];
-        let SocketAddr::V4(target) = server else {
-            bail!("idle connections need an IPv4 address of the server, {server} is none");
+        let of_v4 = |server: &SocketAddr| match server {
+            SocketAddr::V4(target) => Some(*target),
+            SocketAddr::V6(_) => None,
         };
+        let targets: Vec<SocketAddrV4> = self.servers.iter().filter_map(of_v4).collect();
+        if targets.is_empty() {
+            bail!(
+                "idle connections need an IPv4 address of the server, {} is none",
+                self.servers[0]
+            );
+        }
         let (mint, run_id) = (self.mint.clone(), self.run_id);
         let plan = BallastPlan {
             count,
             ramp: self.common.ramp,
-            target: SocketAddrV4::new(*target.ip(), target.port()),
+            targets,
+            comes_back: self.common.reconnect,
             sources: self.common.source.clone(),
             token: Box::new(move |number| mint.token(&format!("idle-{run_id:08x}-{number}"))),
             clock: self.clock,
@@ -177,6 +184,8 @@ pub(crate) fn add_ballast(run: &mut Run, wanted: u64, result: &BallastResult) {
     run.connections_wanted += wanted;
     run.connections_held += result.held;
     run.connect.add(&result.connect);
+    run.idle_lost += result.lost;
+    run.idle_back.add(&result.back);
     if result.held < wanted {
         let reasons: Vec<String> =
             result.failures.iter().map(|(reason, n)| format!("{n} × {reason}")).collect();

@@ -45,7 +45,7 @@ use socket::Socket;
 use stamp::write_stamps;
 
 pub use alarms::Alarms;
-pub use ledger::Ledger;
+pub use ledger::{Absence, Ledger};
 pub use stamp::STAMP_BYTES;
 
 /// More than most reads bring: a few frames.
@@ -131,6 +131,8 @@ pub struct User {
     device: DeviceId,
     started_us: Cell<u64>,
     is_counted_online: Cell<bool>,
+    /// When it lost its session, until it has one again.
+    lost_us: Cell<Option<u64>>,
     /// With its neighbours, of whom there are two.
     chats: RefCell<Vec<(Box<str>, ConversationId)>>,
     pending: RefCell<rapidhash::RapidHashMap<ClientMsgId, Pending>>,
@@ -181,6 +183,7 @@ impl User {
             device,
             started_us: Cell::new(0),
             is_counted_online: Cell::new(false),
+            lost_us: Cell::new(None),
             chats: RefCell::default(),
             pending: RefCell::default(),
         }))
@@ -243,6 +246,10 @@ impl User {
 
     /// At the end: whether this device stayed and has everything, in its own opinion.
     pub fn settle(&self) {
+        if let Some(lost_us) = self.lost_us.take() {
+            let absence = Absence { user: self.name.clone(), lost_us, back_us: None };
+            self.shared.ledger.borrow_mut().absences.push(absence);
+        }
         if self.core.borrow().is_online() {
             let now_us = self.plan.clock.now_us();
             let settled = Record::Settled { device: self.device };

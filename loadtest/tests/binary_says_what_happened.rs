@@ -210,3 +210,43 @@ fn wait_until(condition: impl Fn() -> bool) {
         std::thread::yield_now();
     }
 }
+
+fn idle_environment(run: &Run) -> &Value {
+    &run.json.as_ref().unwrap_or_else(|| panic!("no figures: {}", run.text))["environment"]
+}
+
+#[test]
+fn idle_connections_go_where_they_are_sent() {
+    let owner = Fake::start(Fault::None);
+    let gateway = Fake::start(Fault::Redirects(owner.frames));
+    let idle = ["idle", "--connections", "200", "--hold", "1", "--shared-machine"];
+    let run = run(Some(&gateway), &idle);
+    assert_eq!(run.code, 0, "{}", run.text);
+    assert_eq!(run.json.as_ref().unwrap()["connections_held"], 200);
+    assert_eq!(idle_environment(&run)["idle_lost"], 0);
+}
+
+#[test]
+fn idle_connections_that_are_sent_to_nobody_fail() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nowhere = listener.local_addr().unwrap();
+    drop(listener);
+    let gateway = Fake::start(Fault::Redirects(nowhere));
+    let run = run(Some(&gateway), &["idle", "--connections", "20", "--shared-machine"]);
+    assert_eq!(run.code, 3, "{}", run.text);
+    assert!(run.text.contains("not one of 20"), "{}", run.text);
+}
+
+#[test]
+fn lost_idle_connections_come_back_when_told_to() {
+    // Heartbeats are sent after 0.9 s, and a pause before coming back is at most 1 s.
+    let idle = ["idle", "--connections", "50", "--hold", "10", "--shared-machine"];
+    let fake = Fake::start(Fault::Cuts);
+    let stays = run(Some(&fake), &[&idle[..], &["--reconnect"]].concat());
+    assert_eq!(stays.code, 0, "{}", stays.text);
+    assert_eq!(idle_environment(&stays)["idle_lost"], 10);
+    let fake = Fake::start(Fault::Cuts);
+    let goes = run(Some(&fake), &idle);
+    assert_eq!(goes.code, 1, "{}", goes.text);
+    assert!(goes.text.contains("40 of 50 idle connections held"), "{}", goes.text);
+}

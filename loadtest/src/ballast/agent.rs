@@ -1,20 +1,27 @@
 //! One ring's share of the ballast: opens its connections at a pace, keeps them alive, counts.
 //!
 //! ```text
-//! Free → Opening → Waiting (CONNECT is sent) → Held → Free
+//! Free → Opening → Waiting (CONNECT is sent) → Held
+//!           ↑            │ redirected            │ lost, redirected
+//!           └─ Pausing ← Closing ←───────────────┘
+//!                           └─ failed → Free
 //! ```
-//! Invariant: a connection that fails is counted once, with its reason, and not tried again: a
-//! server that refuses must show in the result.
+//! Invariant: a connection that was never let in is counted once, with its reason, and not tried again: a
+//! server that refuses must show in the result. One that was let in comes back when the plan says so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io;
+use std::net::{SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use roost_client::core::config::Tuning;
 use roost_protocol::{Decoder, Encoder, Frame, FrameKind, Header};
 
 use super::ring::{BallastRing, Completion, Key};
+use super::way::{End, Way};
 use super::{BallastCounters, BallastPlan};
 use crate::histogram::LatencyHistogram;
 
@@ -30,13 +37,24 @@ enum State {
     Opening,
     Waiting,
     Held,
+    /// The descriptor is given back; then it is opened again at this time, if at all.
+    Closing(Option<u64>),
+    /// In `due`.
+    Pausing,
 }
 
 #[derive(Default)]
 struct Slot {
     decoder: Decoder,
+    /// Of the first opening.
     started_us: u64,
+    /// When it was lost, until it is back; 0 when it is not.
+    lost_us: u64,
     state: State,
+    way: Way,
+    /// Openings before this one.
+    generation: u32,
+    was_held: bool,
     /// A heartbeat is on its way, so the descriptor must not be closed yet.
     is_pinging: bool,
     /// Closes when the heartbeat is through.
@@ -47,6 +65,7 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct AgentResult {
     pub(super) connect: LatencyHistogram,
+    pub(super) back: LatencyHistogram,
     pub(super) failures: BTreeMap<String, u64>,
 }
 
@@ -59,8 +78,15 @@ pub(super) struct Agent {
     slots: Vec<Slot>,
     started: u32,
     opening: u32,
-    heartbeats: VecDeque<(u64, u32)>,
+    /// Connections in `Closing` that are opened again, and in `Pausing`.
+    returning: u32,
+    /// When connections in `Pausing` are opened again.
+    due: BinaryHeap<Reverse<(u64, u32)>>,
+    heartbeats: VecDeque<(u64, Key)>,
     heartbeat_us: u64,
+    tuning: Tuning,
+    /// Addresses that redirects named.
+    resolved: BTreeMap<String, Option<SocketAddrV4>>,
     encoder: Encoder,
     scratch: Vec<u8>,
     result: AgentResult,
@@ -84,8 +110,12 @@ impl Agent {
             slots: (0..count).map(|_| Slot::default()).collect(),
             started: 0,
             opening: 0,
+            returning: 0,
+            due: BinaryHeap::new(),
             heartbeats: VecDeque::new(),
             heartbeat_us: u64::MAX,
+            tuning: Tuning::default(),
+            resolved: BTreeMap::new(),
             encoder: Encoder::default(),
             scratch: Vec::new(),
             result: AgentResult::default(),
@@ -99,12 +129,14 @@ impl Agent {
         while !self.counters.is_stopped.load(Relaxed) {
             let now_us = self.plan.clock.now_us();
             self.start_some(now_us);
+            self.return_some(now_us);
             self.send_heartbeats(now_us);
-            let is_ramped = self.started as usize == self.slots.len() && self.opening == 0;
+            let is_settled = self.opening == 0 && self.returning == 0;
+            let is_ramped = self.started as usize == self.slots.len() && is_settled;
             if is_ramped && let Some(call) = on_ramped.take() {
                 call();
             }
-            let is_quiet = is_ramped || (self.opening == 0 && self.counters.is_at_level());
+            let is_quiet = is_ramped || (is_settled && self.counters.is_at_level());
             let pause = if is_quiet { 50 } else { 1 };
             self.ring.turn(Duration::from_millis(pause), &mut completions)?;
             for (key, completion) in completions.drain(..) {
@@ -121,32 +153,60 @@ impl Agent {
         {
             let slot = self.started;
             self.started += 1;
-            self.opening += 1;
-            self.slots[slot as usize].state = State::Opening;
-            self.slots[slot as usize].started_us = now_us;
-            let number = self.first + u64::from(slot);
-            let bytes = self.plan.connect_frame(number, &mut self.encoder);
-            let source = self.plan.source_of(number).filter(|_| self.ring.has_bind());
-            self.ring.open(Key { slot, generation: 0 }, source, self.plan.target, bytes);
+            let connection = &mut self.slots[slot as usize];
+            connection.started_us = now_us;
+            connection.way = Way::new(self.first + u64::from(slot));
+            self.open(slot);
         }
     }
 
+    /// Opens again what is due.
+    fn return_some(&mut self, now_us: u64) {
+        while self.opening < OPENING_MAX
+            && let Some(&Reverse((due_us, slot))) = self.due.peek()
+            && due_us <= now_us
+        {
+            self.due.pop();
+            self.returning -= 1;
+            let connection = &mut self.slots[slot as usize];
+            connection.generation += 1;
+            connection.decoder = Decoder::default();
+            self.open(slot);
+        }
+    }
+
+    fn open(&mut self, slot: u32) {
+        self.opening += 1;
+        let connection = &mut self.slots[slot as usize];
+        connection.state = State::Opening;
+        let (number, generation) = (self.first + u64::from(slot), connection.generation);
+        let target = connection.way.target(&self.plan.targets);
+        let bytes = self.plan.connect_frame(number, &mut self.encoder);
+        let source = self.plan.source_of(number, generation).filter(|_| self.ring.has_bind());
+        self.ring.open(Key { slot, generation }, source, target, bytes);
+    }
+
     fn send_heartbeats(&mut self, now_us: u64) {
-        while let Some(&(due_us, slot)) = self.heartbeats.front()
+        while let Some(&(due_us, key)) = self.heartbeats.front()
             && due_us <= now_us
         {
             self.heartbeats.pop_front();
-            let connection = &mut self.slots[slot as usize];
-            if connection.state == State::Held && !connection.is_pinging {
+            let connection = &mut self.slots[key.slot as usize];
+            let is_same = connection.generation == key.generation;
+            if is_same && connection.state == State::Held && !connection.is_pinging {
                 connection.is_pinging = true;
-                self.ring.ping(Key { slot, generation: 0 });
-                self.heartbeats.push_back((now_us.saturating_add(self.heartbeat_us), slot));
+                self.ring.ping(key);
+                self.heartbeats.push_back((now_us.saturating_add(self.heartbeat_us), key));
             }
         }
     }
 
     fn on_complete(&mut self, key: Key, completion: Completion) {
         let connection = &mut self.slots[key.slot as usize];
+        if connection.generation != key.generation {
+            // What is left of a chain that failed.
+            return;
+        }
         match completion {
             Completion::Opened(Ok(())) => {
                 connection.state = State::Waiting;
@@ -166,21 +226,29 @@ impl Agent {
                 self.ring.recycle(buffer);
                 match verdict {
                     Ok(()) => self.ring.poll(key),
-                    Err(reason) => self.fail(key, &reason),
+                    Err(End::Failed(reason)) => self.fail(key, &reason),
+                    Err(End::Redirected(address)) => self.follow(key, &address),
                 }
             }
             // A failed heartbeat shows at the poll as well.
             Completion::Pinged => {
                 connection.is_pinging = false;
-                if connection.is_ending {
+                if std::mem::take(&mut connection.is_ending) {
                     self.ring.close(key);
                 }
             }
-            Completion::Closed => {}
+            Completion::Closed => match connection.state {
+                State::Closing(Some(due_us)) => {
+                    connection.state = State::Pausing;
+                    self.due.push(Reverse((due_us, key.slot)));
+                }
+                State::Closing(None) => connection.state = State::Free,
+                State::Free | State::Opening | State::Waiting | State::Held | State::Pausing => {}
+            },
         }
     }
 
-    fn on_bytes(&mut self, key: Key, bytes: &[u8]) -> Result<(), String> {
+    fn on_bytes(&mut self, key: Key, bytes: &[u8]) -> Result<(), End> {
         let mut rest = bytes;
         let mut decoder = std::mem::take(&mut self.slots[key.slot as usize].decoder);
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -198,7 +266,8 @@ impl Agent {
                 }
                 Ok(None) => break,
                 Err(reason) => {
-                    verdict = Err(format!("the server sent an invalid frame: {reason}"));
+                    let why = format!("the server sent an invalid frame: {reason}");
+                    verdict = Err(End::Failed(why));
                     break;
                 }
             }
@@ -208,22 +277,27 @@ impl Agent {
         verdict
     }
 
-    fn on_frame(&mut self, key: Key, kind: FrameKind, payload: &[u8]) -> Result<(), String> {
+    fn on_frame(&mut self, key: Key, kind: FrameKind, payload: &[u8]) -> Result<(), End> {
         match kind {
             FrameKind::Connected => {
                 self.on_connected(key, payload);
                 Ok(())
             }
-            FrameKind::Close => Err(match Frame::decode(kind, payload) {
+            FrameKind::Close => Err(End::Failed(match Frame::decode(kind, payload) {
                 Ok(Frame::Close(close)) => {
                     format!("closed by the server: {} {}", close.reason, close.detail)
                         .trim_end()
                         .to_owned()
                 }
                 Ok(_) | Err(_) => "closed by the server".to_owned(),
+            })),
+            FrameKind::Redirect => Err(match Frame::decode(kind, payload) {
+                Ok(Frame::Redirect(redirect)) => End::Redirected(redirect.address.to_owned()),
+                Ok(_) | Err(_) => End::Failed("redirected to nowhere".to_owned()),
             }),
-            FrameKind::Redirect => Err("redirected to another gateway".to_owned()),
-            FrameKind::GoAway => Err("told to go away: the server is draining".to_owned()),
+            FrameKind::GoAway => {
+                Err(End::Failed("told to go away: the server is draining".to_owned()))
+            }
             // Pongs, and whatever else an idle client may be told.
             FrameKind::Connect
             | FrameKind::Ping
@@ -249,32 +323,85 @@ impl Agent {
             self.heartbeat_us = (interval_us * HEARTBEAT_SHARE) as u64;
         }
         let connection = &mut self.slots[key.slot as usize];
-        if connection.state == State::Waiting {
-            connection.state = State::Held;
-            self.opening -= 1;
+        if connection.state != State::Waiting {
+            return;
+        }
+        connection.state = State::Held;
+        connection.way.arrive();
+        self.opening -= 1;
+        self.counters.held.fetch_add(1, Relaxed);
+        if !std::mem::replace(&mut connection.was_held, true) {
             self.result.connect.record(now_us.saturating_sub(connection.started_us));
-            self.counters.held.fetch_add(1, Relaxed);
             self.counters.connected.fetch_add(1, Relaxed);
             self.counters.last_connected_us.fetch_max(now_us, Relaxed);
-            self.heartbeats.push_back((now_us.saturating_add(self.heartbeat_us), key.slot));
         }
+        let lost_us = std::mem::take(&mut connection.lost_us);
+        if lost_us > 0 {
+            self.result.back.record(now_us.saturating_sub(lost_us));
+            self.counters.back.fetch_add(1, Relaxed);
+        }
+        self.heartbeats.push_back((now_us.saturating_add(self.heartbeat_us), key));
+    }
+
+    fn follow(&mut self, key: Key, address: &str) {
+        let Some(target) = self.resolve(address) else {
+            return self.fail(key, &format!("redirected to {address}, which has no IPv4 address"));
+        };
+        if !self.slots[key.slot as usize].way.follow(target, &self.tuning) {
+            return self.fail(key, "redirected again and again");
+        }
+        let now_us = self.plan.clock.now_us();
+        self.leave(key, Some(now_us));
     }
 
     fn fail(&mut self, key: Key, reason: &str) {
+        let now_us = self.plan.clock.now_us();
         let connection = &mut self.slots[key.slot as usize];
-        match std::mem::take(&mut connection.state) {
-            State::Free => return,
-            State::Opening | State::Waiting => self.opening -= 1,
-            State::Held => {
-                self.counters.held.fetch_sub(1, Relaxed);
-            }
+        if !matches!(connection.state, State::Opening | State::Waiting | State::Held) {
+            return;
+        }
+        if connection.was_held && self.plan.comes_back {
+            let bound = connection.way.turn_around(&self.tuning).as_micros() as u64;
+            return self.leave(key, Some(now_us + fastrand::u64(0..=bound)));
         }
         self.counters.failed.fetch_add(1, Relaxed);
         *self.result.failures.entry(reason.to_owned()).or_insert(0) += 1;
+        self.leave(key, None);
+    }
+
+    /// Gives the descriptor back, to be opened again at a time or never.
+    fn leave(&mut self, key: Key, again_us: Option<u64>) {
+        let connection = &mut self.slots[key.slot as usize];
+        match connection.state {
+            State::Free | State::Closing(_) | State::Pausing => return,
+            State::Opening | State::Waiting => self.opening -= 1,
+            State::Held => {
+                connection.lost_us = self.plan.clock.now_us();
+                self.counters.held.fetch_sub(1, Relaxed);
+                self.counters.lost.fetch_add(1, Relaxed);
+            }
+        }
+        connection.state = State::Closing(again_us);
+        self.returning += u32::from(again_us.is_some());
         if connection.is_pinging {
             connection.is_ending = true;
         } else {
             self.ring.close(key);
         }
+    }
+
+    /// The first IPv4 address of a gateway that a redirect names; names are looked up once.
+    fn resolve(&mut self, address: &str) -> Option<SocketAddrV4> {
+        if let Some(known) = self.resolved.get(address) {
+            return *known;
+        }
+        let found = address.to_socket_addrs().ok().into_iter().flatten();
+        let mut of_v4 = found.filter_map(|found| match found {
+            SocketAddr::V4(address) => Some(address),
+            SocketAddr::V6(_) => None,
+        });
+        let first = of_v4.next();
+        self.resolved.insert(address.to_owned(), first);
+        first
     }
 }

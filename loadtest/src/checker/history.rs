@@ -116,11 +116,15 @@ impl History {
         self.events.extend(other.events.iter().map(|event| event.renamed(&map)));
     }
 
-    pub(super) fn user_of(&self, device: DeviceId) -> UserId {
+    /// Whose device it is.
+    #[must_use]
+    pub fn user_of(&self, device: DeviceId) -> UserId {
         UserId(self.devices.get(device.0).map_or(u32::MAX, |(user, _)| *user))
     }
 
-    pub(super) fn user_name(&self, user: UserId) -> String {
+    /// The name of a user.
+    #[must_use]
+    pub fn user_name(&self, user: UserId) -> String {
         self.users.get(user.0).cloned().unwrap_or_else(|| "nobody".to_owned())
     }
 

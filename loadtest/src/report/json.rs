@@ -50,6 +50,8 @@ fn environment(run: &Run) -> Value {
         "run": run.summary,
         "connections_wanted": run.connections_wanted,
         "connect_us": beside(run.connect.percentiles()),
+        "idle_lost": run.idle_lost,
+        "idle_back_us": beside(run.idle_back.percentiles()),
         "ack_from_sent_us": beside(run.ack.from_sent.percentiles()),
         "delivery_from_sent_us": beside(run.delivery.from_sent.percentiles()),
         "server_private_bytes": run.server.map(|s| s.private_bytes),

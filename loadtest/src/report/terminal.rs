@@ -74,8 +74,9 @@ pub fn table(run: &Run) -> String {
 }
 
 fn latencies(text: &mut String, run: &Run) {
-    let rows: [(&str, &LatencyHistogram); 6] = [
+    let rows: [(&str, &LatencyHistogram); 7] = [
         ("connect", &run.connect),
+        ("idle, lost to back", &run.idle_back),
         ("ack, intended", &run.ack.from_intended),
         ("ack, sent", &run.ack.from_sent),
         ("delivery, intended", &run.delivery.from_intended),

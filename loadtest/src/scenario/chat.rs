@@ -258,6 +258,7 @@ impl<'o> ChatRun<'o> {
         stage.tick(0, format!("judging {} events", history.count()));
         let expected = Expectations { settled_min: 1, healed: true, ..Expectations::default() };
         run.verdict = Some(judge(&history, &expected));
+        run.history = history;
         self.find_lag(&mut run);
         stage.finish(run)
     }
@@ -303,6 +304,7 @@ fn add_worker(run: &mut Run, history: &mut History, result: WorkerResult) {
     run.delivery.add(&result.delivery);
     run.generator_lag.add(&result.generator_lag);
     run.connect.add(&result.connect);
+    run.absences.extend(result.absences);
     for (reason, n) in result.refusals {
         run.failures.push(format!("{n} messages refused: {reason}"));
     }

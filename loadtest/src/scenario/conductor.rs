@@ -37,6 +37,16 @@ impl Conductor {
         self.counters.delivered.load(Relaxed)
     }
 
+    /// Messages refused so far: not to be tried again, or given up.
+    pub fn refused(&self) -> u64 {
+        self.counters.refused.load(Relaxed)
+    }
+
+    /// Sessions of users that were lost so far.
+    pub fn disconnects(&self) -> u64 {
+        self.counters.disconnects.load(Relaxed)
+    }
+
     /// Users that are logged in now.
     pub fn online(&self) -> u64 {
         self.counters.online.load(Relaxed)

@@ -7,7 +7,7 @@ use roost_protocol::ClientMsgId;
 use roost_protocol::frame::receipt::ReceiptKind;
 
 use super::stamp::stamps;
-use super::{Ledger, Pending, User, id_bits};
+use super::{Absence, Ledger, Pending, User, id_bits};
 use crate::checker::{MessageId, Record, WatermarkKind, answer_digest, payload_hash};
 
 impl User {
@@ -24,10 +24,15 @@ impl User {
                     counters.last_login_us.fetch_max(now_us, Relaxed);
                 }
                 self.is_counted_online.set(true);
+                if let Some(lost_us) = self.lost_us.take() {
+                    let (user, back_us) = (self.name.clone(), Some(now_us));
+                    ledger.absences.push(Absence { user, lost_us, back_us });
+                }
             }
             Event::Disconnected { reason, .. } => {
                 if self.is_counted_online.replace(false) {
                     counters.online.fetch_sub(1, Relaxed);
+                    self.lost_us.set(Some(now_us));
                 }
                 if reason != Disconnect::Closed {
                     *ledger.disconnects.entry(reason.to_string()).or_insert(0) += 1;

@@ -14,10 +14,22 @@ pub struct Ledger {
     pub(crate) generator_lag: LatencyHistogram,
     pub(crate) connect: LatencyHistogram,
     pub(crate) disconnects: BTreeMap<String, u64>,
+    pub(crate) absences: Vec<Absence>,
     pub(crate) refusals: BTreeMap<String, u64>,
     pub(crate) start_us: u64,
     /// Of bodies, by message.
     hashes: Vec<u64>,
+}
+
+/// A time during which a user was not logged in, after it had been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// The user's name.
+    pub user: String,
+    /// On the clock of the run.
+    pub lost_us: u64,
+    /// The same; `None` when the run ended first.
+    pub back_us: Option<u64>,
 }
 
 /// Sent, acknowledged, shown to both, two receipts.

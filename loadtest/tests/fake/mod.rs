@@ -16,12 +16,16 @@ use roost_protocol::frame::close::Close;
 use roost_protocol::frame::connect::{Connected, Credential};
 use roost_protocol::frame::deliver::Message;
 use roost_protocol::frame::ping::Pong;
+use roost_protocol::frame::redirect::Redirect;
 use roost_protocol::frame::request::{Request, Response};
 use roost_protocol::frame::send::{MessageKind, Send};
 use roost_protocol::{
     ClientMsgId, CloseReason, ConversationId, Decoder, Encoder, Frame, FrameKind, Header, UserId,
     limits,
 };
+
+/// Of [`Fault::Cuts`].
+const CUTS: u32 = 10;
 
 /// How the server misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,10 @@ pub(crate) enum Fault {
     NeverDelivers,
     /// Nobody is let in.
     RefusesTokens,
+    /// Everybody belongs to the gateway at this address.
+    Redirects(SocketAddr),
+    /// The first ten sessions are cut at their first heartbeat.
+    Cuts,
 }
 
 #[derive(Clone)]
@@ -53,6 +61,7 @@ pub(crate) struct Store {
     online: BTreeMap<String, TcpStream>,
     epoch: u64,
     sends: u64,
+    cuts: u32,
     last_send: Option<Instant>,
 }
 
@@ -134,8 +143,17 @@ impl Session {
                     self.write(&out);
                     return false;
                 }
+                if let Fault::Redirects(to) = self.fault {
+                    let (redirect, reason) = (to.to_string(), CloseReason::Redirected);
+                    Redirect { address: &redirect }.encode(&mut self.encoder, &mut out);
+                    Close { reason, detail: "", retry_after_ms: 0 }
+                        .encode(&mut self.encoder, &mut out);
+                    self.write(&out);
+                    return false;
+                }
                 self.log_in(&subject(token), &mut out);
             }
+            Frame::Ping(_) if self.is_cut() => return false,
             Frame::Ping(ping) => {
                 Pong { client_time_us: ping.client_time_us, server_time_ms: 1 }.encode(
                     &mut self.encoder,
@@ -159,6 +177,13 @@ impl Session {
         }
         self.write(&out);
         true
+    }
+
+    fn is_cut(&self) -> bool {
+        let mut store = self.store.lock().unwrap();
+        let is_one = self.fault == Fault::Cuts && store.cuts < CUTS;
+        store.cuts += u32::from(is_one);
+        is_one
     }
 
     fn log_in(&mut self, user: &str, out: &mut Vec<u8>) {

@@ -17,7 +17,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::arrival::{Arrival, ToWorker};
 use crate::checker::History;
 use crate::histogram::{Latency, LatencyHistogram};
-use crate::user::{Shared, User, UserPlan};
+use crate::user::{Absence, Shared, User, UserPlan};
 
 /// How often a worker looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(10);
@@ -46,6 +46,7 @@ pub(super) struct WorkerResult {
     pub(super) generator_lag: LatencyHistogram,
     pub(super) connect: LatencyHistogram,
     pub(super) disconnects: BTreeMap<String, u64>,
+    pub(super) absences: Vec<Absence>,
     pub(super) refusals: BTreeMap<String, u64>,
 }
 
@@ -114,6 +115,7 @@ fn run(plan: WorkerPlan, pacer: FromPacer) -> Result<WorkerResult> {
         generator_lag: ledger.generator_lag,
         connect: ledger.connect,
         disconnects: ledger.disconnects,
+        absences: ledger.absences,
         refusals: ledger.refusals,
     })
 }
