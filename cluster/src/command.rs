@@ -1,4 +1,4 @@
-//! The command line: `up`, `status`, `restart`, `down` and `chaos`.
+//! The command line: `up`, `status`, `restart`, `down`, `chaos`, `recovery` and `bench`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use rustix::process::Signal;
 
-use crate::chaos;
 use crate::plan::Shape;
 use crate::probe::Readiness;
 use crate::state::{Life, State};
 use crate::supervisor::{self, Order, READY};
+use crate::{bench, chaos, recovery};
 
 /// How often the log of a start is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -61,6 +61,10 @@ enum Verb {
     },
     /// Break a cluster of its own under load, and judge what was kept
     Chaos(chaos::Options),
+    /// Take each part of a cluster of its own away under load, and measure for how long that is felt
+    Recovery(recovery::Options),
+    /// Latency of a cluster of its own at a fixed rate, with each database in turn
+    Bench(bench::Options),
     /// The process that `up` leaves behind
     #[command(hide = true)]
     Supervise {
@@ -102,6 +106,8 @@ pub fn run_with(arguments: &Arguments, roost: &Path) -> Result<()> {
         }
         Verb::Down { keep, place } => down(&absolute(&place.folder)?, *keep),
         Verb::Chaos(options) => chaos::run(options, existing(roost)?),
+        Verb::Recovery(options) => recovery::run(options, existing(roost)?),
+        Verb::Bench(options) => bench::run(options, existing(roost)?),
         Verb::Supervise { options, place } => {
             supervisor::run(options, &place.folder, existing(roost)?)
         }

@@ -25,12 +25,14 @@ enum Task {
     Lint,
     /// End-to-end tests of the `roost` binary
     E2e,
-    /// The gateway against the floors, in one run
+    /// The gateway against the floors in one run, or with --cluster all tiers on two cores
     Bench(task::bench::Options),
     /// A whole cluster on this machine: up, status, restart --rolling, down
     Cluster(task::cluster::Options),
     /// Break a cluster under load and judge what was kept
     Chaos(task::cluster::Options),
+    /// Take each part of a cluster away under load, and measure for how long that is felt
+    Recovery(task::cluster::Options),
     /// Fuzz targets, on the nightly toolchain
     Fuzz(task::fuzz::Options),
     /// Code generated from the FlatBuffers schema
@@ -56,6 +58,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Bench(options) => task::bench::run(options),
         Task::Cluster(options) => task::cluster::run(options),
         Task::Chaos(options) => task::cluster::chaos(options),
+        Task::Recovery(options) => task::cluster::recovery(options),
         Task::Fuzz(options) => task::fuzz::run(options),
         Task::Generate(options) => task::generate::run(options),
     }

@@ -1,9 +1,10 @@
-//! `roost-bench`: the gateway against the floors and, where they can be had, against brokers.
+//! `roost-bench`: the gateway against the floors and, where they can be had, against brokers. `roost-cluster bench`: all tiers.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::cluster;
 use crate::command::{self, cargo, install_packages};
 
 /// Brokers measured beside us, and the Debian package of each.
@@ -20,7 +21,13 @@ pub(crate) struct Options {
     /// The criterion benches of single parts instead
     #[arg(long)]
     parts: bool,
-    /// For roost-bench (--quick, --only NAME, --help ...), or for criterion: a filter
+    /// All tiers with RabbitMQ, Redis and each database on two cores instead, and batches over RabbitMQ
+    #[arg(long, conflicts_with = "parts")]
+    cluster: bool,
+    /// Cores of --cluster, services and load included
+    #[arg(long, value_name = "LIST", default_value = "0,1")]
+    cores: String,
+    /// For roost-bench (--quick, --only NAME, --help ...), or for criterion: a filter, or for roost-cluster bench
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -29,6 +36,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.parts {
         let bench = ["bench", "--package", "roost-benches", "--"];
         return command::run(cargo().args(bench).args(&options.arguments));
+    }
+    if options.cluster {
+        return of_cluster(options);
     }
     if !options.no_peers
         && let Err(reason) = install_packages(&PEERS)
@@ -44,4 +54,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Some(EXIT_VOID) => std::process::exit(EXIT_VOID),
         _ => bail!("roost-bench failed: {status}"),
     }
+}
+
+fn of_cluster(options: &Options) -> Result<()> {
+    install_packages(&[("taskset", "util-linux")])?;
+    cluster::build()?;
+    let example = ["--release", "--quiet", "--package", "roost-bus", "--example", "rabbitmq"];
+    command::run(cargo().arg("build").args(example))?;
+    let on_cores = |program: &str| {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", &options.cores, program]);
+        command
+    };
+    // Both are run, and either fails the task.
+    let batches = command::run(&mut on_cores("target/release/examples/rabbitmq"));
+    let mut tiers = on_cores("target/release/roost-cluster");
+    command::run(tiers.arg("bench").args(&options.arguments)).and(batches)
 }

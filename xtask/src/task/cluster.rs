@@ -28,14 +28,24 @@ pub(crate) fn chaos(options: &Options) -> Result<()> {
     start(&["chaos"], options)
 }
 
+/// `cargo xtask recovery ARGUMENTS`.
+pub(crate) fn recovery(options: &Options) -> Result<()> {
+    start(&["recovery"], options)
+}
+
 fn start(verb: &[&str], options: &Options) -> Result<()> {
-    install_packages(&NEEDED)?;
-    let packages =
-        ["--package", "roost", "--package", "roost-loadtest", "--package", "roost-cluster"];
-    command::run(cargo().args(["build", "--release", "--quiet"]).args(packages))?;
+    build()?;
     let mut cluster = Command::new("target/release/roost-cluster");
     let status = cluster.args(verb).args(&options.arguments).status();
     let status = status.context("starting roost-cluster")?;
     // It has said what is wrong.
     std::process::exit(status.code().unwrap_or(1))
+}
+
+/// The programs of a cluster and of its load, and what they need.
+pub(super) fn build() -> Result<()> {
+    install_packages(&NEEDED)?;
+    let packages =
+        ["--package", "roost", "--package", "roost-loadtest", "--package", "roost-cluster"];
+    command::run(cargo().args(["build", "--release", "--quiet"]).args(packages))
 }
