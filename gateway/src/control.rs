@@ -150,7 +150,7 @@ impl Control {
 fn keep_routes(
     config: &RoutesConfig,
     changes: Arc<SessionChanges>,
-    context: &GatewayContext,
+    context: &Arc<GatewayContext>,
     status: &Status,
 ) -> Result<(RouteTable, JoinHandle<()>), ControlError> {
     let mut incarnation = [0; 8];
@@ -158,8 +158,8 @@ fn keep_routes(
     let incarnation = u64::from_ne_bytes(incarnation);
     let table = RouteTable::open(config, &context.config.name, incarnation)
         .map_err(ControlError::Routes)?;
-    let (directory, counters) = (Arc::clone(&context.directory), Arc::clone(&status.control));
-    let keeper = RouteKeeper::new(table.clone(), config, directory, changes, counters);
+    let (context, counters) = (Arc::clone(context), Arc::clone(&status.control));
+    let keeper = RouteKeeper::new(table.clone(), config, context, changes, counters);
     Ok((table, tokio::spawn(keeper.run())))
 }
 

@@ -119,9 +119,12 @@ async fn routes_follow_sessions() {
     // A delivery comes back: the routes of that process are stale, but not those of its successor.
     set(&two, "bob", "phone", 1).await;
     assert_eq!(ask(&routes).await, ["gw-1", "gw-2"]);
+    assert!(one.gone().await.unwrap().is_empty());
     routes.returned("gw-2").await;
     assert_eq!(ask(&routes).await, ["gw-1", ""]);
+    assert_eq!(one.gone().await.unwrap(), ["gw-2".into()], "the other gateways know as well");
     assert_eq!(announce(&two, true).await, Announced::Again, "a living gateway corrects it");
+    assert!(one.gone().await.unwrap().is_empty());
     assert_eq!(ask(&routes).await, ["gw-1", "gw-2"]);
     let successor = RouteTable::open(&config, "gw-2", 3).unwrap();
     announce(&successor, false).await;

@@ -17,6 +17,7 @@ use roost_membership::redis::{Announced, RouteChange, RouteTable, SessionRoute};
 use roost_membership::{RoutesConfig, RoutesUnavailable};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::gateway::GatewayContext;
 use crate::metrics::ControlCounters;
 use crate::session::SessionIdentity;
 use crate::session::changes::{SessionChange, SessionChanges};
@@ -24,10 +25,13 @@ use crate::session::directory::{Directory, TABLES};
 
 /// Changes in one round trip.
 const BATCH_MAX: usize = 512;
+/// How long clients may be sent to a gateway after the table says that it is gone.
+const LOOK_FOR_GONE: Duration = Duration::from_millis(200);
 
 /// See the module text.
 pub(super) struct RouteKeeper {
     table: RouteTable,
+    context: Arc<GatewayContext>,
     directory: Arc<Directory>,
     changes: Arc<SessionChanges>,
     counters: Arc<ControlCounters>,
@@ -50,13 +54,14 @@ impl RouteKeeper {
     pub(super) fn new(
         table: RouteTable,
         config: &RoutesConfig,
-        directory: Arc<Directory>,
+        context: Arc<GatewayContext>,
         changes: Arc<SessionChanges>,
         counters: Arc<ControlCounters>,
     ) -> Self {
         Self {
             table,
-            directory,
+            directory: Arc::clone(&context.directory),
+            context,
             changes,
             counters,
             announce_interval: config.gateway_lease / 4,
@@ -71,10 +76,15 @@ impl RouteKeeper {
     pub(super) async fn run(mut self) {
         let mut announce = paced(self.announce_interval);
         let mut renew = paced(self.renew_interval);
+        let mut look_for_gone = paced(LOOK_FOR_GONE);
         loop {
             tokio::select! {
                 biased;
                 _ = announce.tick() => self.announce().await,
+                _ = look_for_gone.tick(), if self.is_reachable => {
+                    let result = self.look_for_gone().await;
+                    self.note(result);
+                }
                 () = std::future::ready(()), if self.is_registering() => {
                     let result = self.register_next().await;
                     self.note(result);
@@ -93,6 +103,13 @@ impl RouteKeeper {
 
     fn is_registering(&self) -> bool {
         self.is_reachable && self.progress != Progress::Complete
+    }
+
+    async fn look_for_gone(&self) -> Result<(), RoutesUnavailable> {
+        if let Some(placement) = &self.context.placement {
+            placement.set_gone(self.table.gone().await?);
+        }
+        Ok(())
     }
 
     async fn announce(&mut self) {

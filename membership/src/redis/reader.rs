@@ -24,7 +24,7 @@ redis.call('HSET', KEYS[1], ARGV[1], incarnation .. ' gone ' .. lease_end)
 return 1";
 
 /// The time where the gateways are.
-const NOW: &str = "return redis.call('TIME')";
+pub(super) const NOW: &str = "return redis.call('TIME')";
 
 /// Stands for a gateway without an entry.
 const NO_INCARNATION: &str = "0";

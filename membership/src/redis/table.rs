@@ -1,7 +1,11 @@
 //! A gateway's side: it writes the routes of its own sessions.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use redis::Pipeline;
 
+use super::reader::NOW;
 use super::{Entry, RoutesConfig, State, Store};
 use crate::RoutesUnavailable;
 
@@ -153,6 +157,27 @@ impl RouteTable {
     /// When Redis does not answer.
     pub async fn leave(&self) -> Result<(), RoutesUnavailable> {
         self.put(State::Gone).await.map(|_| ())
+    }
+
+    /// The gateways that take no deliveries, as somebody found who had one for them.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn gone(&self) -> Result<Vec<Arc<str>>, RoutesUnavailable> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("EVAL").arg(NOW).arg(1).arg(self.store.gateways());
+        pipeline.cmd("HGETALL").arg(self.store.gateways());
+        let ((seconds, _), entries): ((u64, u64), HashMap<String, String>) =
+            self.store.ask(&pipeline).await?;
+        let is_gone = |text: &str| {
+            let entry = Entry::parse(text);
+            entry.is_some_and(|it| it.state == State::Gone && it.lease_end_ms > seconds * 1000)
+        };
+        Ok(entries
+            .into_iter()
+            .filter(|(_, text)| is_gone(text))
+            .map(|(name, _)| name.into())
+            .collect())
     }
 
     async fn put(&self, state: State) -> Result<Option<Entry>, RoutesUnavailable> {
