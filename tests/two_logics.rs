@@ -1,4 +1,4 @@
-//! Two logic processes on one bus and one database server: killed and stopped under load, in turns, they lose, repeat and reorder nothing,
+//! Two logic processes on one bus and one database server, with one database or two: killed and stopped under load, in turns, they lose, repeat and reorder nothing,
 //! and the other one takes over at once. What one of them knows of accounts and tokens, the other knows too.
 
 mod support;
@@ -40,6 +40,7 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// `store`: the databases, as a line of [logic.store].
     fn start(folder: &Path, store: &str, gateways: usize) -> Self {
         let broker = RabbitMq::start();
         let https = [Port::free(), Port::free()];
@@ -54,7 +55,7 @@ impl Cluster {
                  [cluster]\ngateways = {list:?}\nredirect = true\n\
                  [gateway]\nname = \"gw-{gateway}\"\nlisten = [{:?}]\nadmin_listen = \"127.0.0.1:{}\"\nshards = 1\n\
                  [logic]\nname = \"logic-{logic}\"\nhttp_listen = \"127.0.0.1:{}\"\ndata_dir = {:?}\n\
-                 [logic.store]\nurl = {store:?}\n{}",
+                 [logic.store]\n{store}\n{}",
                 broker.url(),
                 address(gateway),
                 admin.number(),
@@ -195,7 +196,8 @@ fn two_logics_on_mariadb_survive_kills_and_stops() {
     let database = MariaDb::start();
     database.sql("CREATE DATABASE roost");
     let folder = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::start(folder.path(), &database.url("roost"), 2);
+    let mut cluster =
+        Cluster::start(folder.path(), &format!("url = {:?}", database.url("roost")), 2);
     cluster.check_accounts();
     cluster.check_names();
     survive(&mut cluster, &|text| database.sql(&format!("USE roost; {text}")), 6, 2);
@@ -205,7 +207,26 @@ fn two_logics_on_mariadb_survive_kills_and_stops() {
 fn two_logics_on_postgresql_survive_kills_and_stops() {
     let database = PostgreSql::start();
     let folder = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::start(folder.path(), &database.url("postgres"), 1);
+    let mut cluster =
+        Cluster::start(folder.path(), &format!("url = {:?}", database.url("postgres")), 1);
     cluster.check_accounts();
     survive(&mut cluster, &|text| database.sql(text), 2, 1);
+}
+
+/// Everything of the other tests, and each database has its part of it.
+#[test]
+fn two_logics_on_two_databases_survive_kills_and_stops() {
+    let database = MariaDb::start();
+    database.sql("CREATE DATABASE roost0; CREATE DATABASE roost1");
+    let folder = tempfile::tempdir().unwrap();
+    let urls = ["roost0", "roost1"].map(|name| database.url(name));
+    let mut cluster = Cluster::start(folder.path(), &format!("urls = {urls:?}"), 1);
+    cluster.check_accounts();
+    survive(&mut cluster, &|text| database.sql(&format!("USE roost1; {text}")), 4, 1);
+    for name in ["roost0", "roost1"] {
+        for table in ["users", "messages", "inbox"] {
+            let count = database.sql(&format!("SELECT COUNT(*) FROM {name}.{table}"));
+            assert!(count.trim().parse::<u64>().unwrap() > 0, "{name}.{table}");
+        }
+    }
 }

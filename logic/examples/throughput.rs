@@ -7,7 +7,7 @@
 //! more than the two p99 differ, the guarantees cannot cost. Expected at half load: at most 3 ms, better 1.
 //!
 //! `cargo run --release -p roost-logic --example throughput -- [rate/s, 0: as many as it takes] [seconds] [users] [acks: 0|1] [operations/batch]
-//! [workers on one database, as processes would be] [store URL: an empty database in a server]`
+//! [workers on the same databases, as processes would be] [store URL: an empty database in a server; several: divided among them]`
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use roost_bus::in_process::InProcessBus;
 use roost_bus::{Bus, InboundConsumer, InboundDelivery, OutboundConsumer, PublishError, SharedBus};
 use roost_logic::auth::Keys;
 use roost_logic::clock::Clock;
-use roost_logic::store::server::{ServerStore, StoreConfig};
+use roost_logic::store::databases::Databases;
+use roost_logic::store::server::StoreConfig;
 use roost_logic::store::sqlite::SqliteStore;
 use roost_logic::store::{Name, Store};
 use roost_logic::{Logic, LogicConfig, LogicHandle, Neighbours};
@@ -300,19 +301,19 @@ fn main() {
         data_dir: dir.clone(),
         http_listen: ([127, 0, 0, 1], 0).into(),
         batch_operations_max: usize::try_from(number(4, 1024)).unwrap(),
-        store: StoreConfig { url: urls.concat(), ..StoreConfig::default() },
+        store: StoreConfig { urls, ..StoreConfig::default() },
         ..LogicConfig::default()
     };
     std::fs::create_dir_all(&dir).expect("a scratch folder");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let names: Vec<Name> = (0..users).map(|user| format!("u{user}").into()).collect();
-        if config.store.url.is_empty() {
+        if config.store.urls.is_empty() {
             let store = SqliteStore::open(&config.database_file()).await.expect("store");
             store.add_users("demo", &names, 1).await.expect("users");
             store.close().await;
         } else {
-            let store = ServerStore::open(&config.store, "logic-1", 0).await.expect("store");
+            let store = Databases::open(&config.store, "logic-1", 0).await.expect("store");
             store.add_users("demo", &names, 1).await.expect("users");
             store.close().await;
         }

@@ -8,7 +8,7 @@
 //! * Handlers are pure; clock, bus, store and network are outside of them.
 //! * Nothing here knows a gateway: only the bus, the routes, and plain key material.
 //!
-//! Deliberately absent: groups, rooms, events with a sequence of their own, several workers in one process, and several databases.
+//! Deliberately absent: groups, rooms, events with a sequence of their own, and several workers in one process.
 
 pub mod auth;
 pub mod clock;

@@ -1,6 +1,6 @@
 //! What the operator's endpoint tells of `roost logic`.
 //!
-//! Ready means that requests are answered: the database answers, and there is a connection to the broker. Redis is done without.
+//! Ready means that requests are answered: the database answers, or one of several, and there is a connection to the broker. Redis is done without.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use roost_health::{Breaker, Check, Level, breaker};
 use roost_trace::Traces;
 
 use crate::metrics::Metrics;
-use crate::store::SharedStore;
+use crate::store::{SharedStore, StoreError};
 
 /// The database has this long to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,15 +47,17 @@ impl Report {
         self
     }
 
-    async fn database(&self) -> Check {
-        // Any read that goes to the database.
-        let read = self.store.worker_mark(0);
-        let (is_well, text) = match tokio::time::timeout(DATABASE_TIMEOUT, read).await {
-            Ok(Ok(_)) => (true, "ok".to_owned()),
-            Ok(Err(error)) => (false, error.to_string()),
-            Err(_) => (false, format!("no answer in {DATABASE_TIMEOUT:?}")),
+    /// Of several databases, those that are there are used without the others.
+    async fn databases(&self) -> Vec<Check> {
+        let health = self.store.health(DATABASE_TIMEOUT).await;
+        let is_any_well = health.iter().any(|(_, well)| well.is_ok());
+        let level = if is_any_well { Level::Degraded } else { Level::Missing };
+        let check = |(name, well): (String, Result<(), StoreError>)| {
+            let text = well.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned());
+            let text = if name.is_empty() { text } else { format!("{name}: {text}") };
+            Check::new("database", level.or(well.is_ok()), text)
         };
-        Check::new("database", Level::Missing.or(is_well), text)
+        health.into_iter().map(check).collect()
     }
 }
 
@@ -71,7 +73,7 @@ fn bus(counters: &BusCounters) -> Check {
 impl roost_health::Report for Report {
     fn checks(&self) -> Checks<'_> {
         Box::pin(async {
-            let mut checks = vec![self.database().await];
+            let mut checks = self.databases().await;
             checks.extend(self.bus.as_deref().map(bus));
             checks.extend(self.breakers.iter().map(|breaker| Check::of_breaker(breaker)));
             checks

@@ -229,18 +229,19 @@ impl Logic {
         Ok(Claim { _lock: lock(config)? })
     }
 
-    /// Brings the schema of the database up to date, and does nothing else.
+    /// Brings the schema of each database up to date, and does nothing else. Returns what it did, a line for each.
     ///
     /// # Errors
-    /// When it cannot be used; the error says what to do.
-    pub fn migrate(config: &LogicConfig) -> Result<(), StartError> {
+    /// When one cannot be used; the error says what to do. Those before it in the list are up to date.
+    pub fn migrate(config: &LogicConfig) -> Result<Vec<String>, StartError> {
         config.check()?;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|cause| StartError::DataDir { folder: config.data_dir.clone(), cause })?;
         let _lock = lock(config)?;
         runtime(0)?.block_on(async {
-            Opened::open(config).await?.close().await;
-            Ok(())
+            let opened = Opened::open(config).await?;
+            opened.close().await;
+            Ok(opened.migrated())
         })
     }
 }
@@ -292,7 +293,7 @@ fn finish(thread: Option<JoinHandle<()>>) {
 /// With SQLite the state of a worker is right only while nobody else writes: two processes on one folder are refused. The kernel gives
 /// the lock back however the process ends.
 fn lock(config: &LogicConfig) -> Result<Option<std::fs::File>, StartError> {
-    if !config.store.url.is_empty() {
+    if config.store.list().len() > 0 {
         return Ok(None);
     }
     let folder = || config.data_dir.clone();

@@ -12,6 +12,8 @@
 
 pub mod redis;
 
+use std::time::Duration;
+
 use crate::store::*;
 use redis::InboxCache;
 
@@ -76,7 +78,7 @@ impl Store for CachedStore {
         })
     }
 
-    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Option<Renewed>>> {
+    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Vec<Renewed>>> {
         self.inner.begin(partitions)
     }
     fn end(&self) -> BoxFuture<'_, ()> {
@@ -84,6 +86,18 @@ impl Store for CachedStore {
     }
     fn is_shared(&self) -> bool {
         self.inner.is_shared()
+    }
+    fn databases(&self) -> usize {
+        self.inner.databases()
+    }
+    fn database_of(&self, app: &str, conversation: &str) -> usize {
+        self.inner.database_of(app, conversation)
+    }
+    fn is_within_reach(&self, app: &str, users: &[&str], conversations: &[&str]) -> bool {
+        self.inner.is_within_reach(app, users, conversations)
+    }
+    fn health(&self, patience: Duration) -> BoxFuture<'_, Vec<(String, Result<()>)>> {
+        self.inner.health(patience)
     }
     fn is_tending_due(&self) -> bool {
         self.inner.is_tending_due()

@@ -1,18 +1,21 @@
 //! The durable truth, at the level of whole batches: `load` what a batch of operations needs, `commit` what it changed.
 //!
 //! What every adapter promises:
-//! * [`Store::commit`] is one transaction, durable when it returns. After an error it may still have happened: the caller
-//!   loads again and finds out by the identities in the rows.
+//! * [`Store::commit`] is durable when it returns, and one transaction; over several databases one in each: see `databases.rs`.
+//!   After an error it may still have happened, there in parts: the caller loads again and finds out by the identities in the rows.
 //! * A violated identity (a `client_msg_id` that is stored already) is [`StoreError::Duplicate`], and nothing of the batch is
-//!   written.
+//!   written in its database.
+//! * What [`Store::load`] says of an identity is complete: its message is in the inboxes of all members, for ever.
 //! * Reads see every commit that returned before they began, and never wait for a writer.
 //!
 //! Counters are written as absolute values. SQLite has one worker, and refuses another process. A database server may have several:
 //! there a batch is [`Store::begin`], loads, and a commit or [`Store::end`]; partitions have owners, whose epochs every commit checks, and
 //! counters of inboxes, which belong to no partition, are locked from the load to the commit.
 
+pub mod databases;
 pub(crate) mod key;
 pub(crate) mod opened;
+pub(crate) mod placement;
 pub mod rows;
 pub mod server;
 pub mod sqlite;
@@ -20,6 +23,7 @@ pub mod sqlite;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use rows::*;
 
@@ -54,6 +58,8 @@ pub enum StoreError {
 /// What is remembered is void: other processes may have written since. Message ids are made anew, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewed {
+    /// Whose conversations get these ids: [`Store::database_of`].
+    pub database: usize,
     /// The worker id that this process has alone.
     pub worker_id: u16,
     /// As of [`Store::worker_mark`].
@@ -75,11 +81,11 @@ pub struct IdentityKey {
 
 /// An adapter of the store.
 pub trait Store: Send + Sync {
-    /// Begins a batch with operations of these partitions, ascending: takes those over that this process does not own yet. `Some`: forget
-    /// first. Without other processes there is nothing to do.
-    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Option<Renewed>>> {
+    /// Begins a batch with operations of these partitions, ascending: takes those over that this process does not own yet. Not empty:
+    /// forget first. Without other processes there is nothing to do.
+    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Vec<Renewed>>> {
         _ = partitions;
-        Box::pin(std::future::ready(Ok(None)))
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
     /// Ends a batch that writes nothing.
     fn end(&self) -> BoxFuture<'_, ()> {
@@ -88,6 +94,27 @@ pub trait Store: Send + Sync {
     /// Whether other processes write, too: then [`LoadKeys::inboxes`] have to be asked in every batch.
     fn is_shared(&self) -> bool {
         false
+    }
+    /// How many databases there are.
+    fn databases(&self) -> usize {
+        1
+    }
+    /// Which of them has a conversation.
+    fn database_of(&self, app: &str, conversation: &str) -> usize {
+        _ = (app, conversation);
+        0
+    }
+    /// Whether the databases of these users and conversations are there, as far as is known. The only one there is is asked to find out.
+    fn is_within_reach(&self, app: &str, users: &[&str], conversations: &[&str]) -> bool {
+        _ = (app, users, conversations);
+        true
+    }
+    /// How each database is; several have names. An answer may take this long.
+    fn health(&self, patience: Duration) -> BoxFuture<'_, Vec<(String, Result<()>)>> {
+        Box::pin(async move {
+            // Any read that goes to the database.
+            vec![(String::new(), in_time(patience, self.worker_mark(0)).await)]
+        })
     }
     /// The rows behind `keys`; absent ones are left out.
     fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>>;
@@ -155,6 +182,13 @@ pub trait Store: Send + Sync {
     fn rotate<'a>(&'a self, rotation: &'a Rotation) -> BoxFuture<'a, Result<()>>;
     /// Revokes a family.
     fn revoke_family(&self, family: [u8; 16], now_ms: u64) -> BoxFuture<'_, Result<()>>;
+}
+
+async fn in_time(patience: Duration, read: BoxFuture<'_, Result<u64>>) -> Result<()> {
+    match tokio::time::timeout(patience, read).await {
+        Ok(done) => done.map(|_| ()),
+        Err(_) => Err(StoreError::Unavailable(format!("no answer in {patience:?}"))),
+    }
 }
 
 /// The store as workers and the HTTP server share it.

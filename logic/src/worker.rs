@@ -87,8 +87,17 @@ struct Body {
 /// Bodies, ascending, that were not done completely.
 #[derive(Debug, Default)]
 struct Failed {
+    /// With watermarks left to do.
     bodies: Vec<usize>,
-    is_given_back: bool,
+    given_back: Vec<usize>,
+}
+
+impl Failed {
+    fn sorted(mut self) -> Self {
+        self.bodies.sort_unstable();
+        self.given_back.sort_unstable();
+        self
+    }
 }
 
 /// Whose operations a batch has, ascending.
@@ -97,6 +106,12 @@ fn partitions(bodies: &[Body]) -> Vec<u16> {
     partitions.sort_unstable();
     partitions.dedup();
     partitions
+}
+
+/// Those of all databases; others than the first one's are given by the store before they are used.
+fn ids_of_each(first: MessageIds, databases: usize) -> Vec<MessageIds> {
+    let others = (1..databases).map(|_| MessageIds::new(0, 0));
+    std::iter::once(first).chain(others).collect()
 }
 
 fn bodies_of(items: &[Item<'_>]) -> Vec<usize> {
@@ -163,7 +178,8 @@ impl Worker {
         Self {
             attempts: Attempts {
                 state: State::new(),
-                ids: parts.ids,
+                ids: ids_of_each(parts.ids, parts.store.databases()),
+                is_unsure: false,
                 store: Arc::clone(&parts.store),
                 metrics: Arc::clone(&parts.metrics),
                 trace: WorkerTrace::new(parts.traces.writer()),
@@ -244,24 +260,53 @@ impl Worker {
                 (delivery.partition.0, delivery.redelivered)
             });
             let mut outputs = Outputs::new(now_ms);
-            let done = self.attempts.run(&items, &partitions(&bodies), now_ms, &mut outputs).await;
-            let failed = match done {
-                Ok(()) => {
-                    self.store_is_back();
-                    Failed::default()
-                }
-                Err((from, error @ StoreError::Fenced(_))) => {
-                    tracing::warn!(%error, "bodies are given back");
-                    Failed { bodies: bodies_of(&items[from..]), is_given_back: true }
-                }
-                Err((from, error)) => {
-                    let bodies = self.refuse(&items[from..], &mut outputs, &error);
-                    Failed { bodies, is_given_back: false }
-                }
-            };
+            let failed = self.work_on(items, &partitions(&bodies), now_ms, &mut outputs).await;
             (outputs, failed, taken)
         };
         self.finish(bodies, &failed, (outputs, taken), origins).await;
+    }
+
+    /// Does what can be done. What needs a database that is away, one of several, is left out; the others are not held up by it.
+    async fn work_on(
+        &mut self,
+        items: Vec<Item<'_>>,
+        partitions: &[u16],
+        now_ms: u64,
+        outputs: &mut Outputs,
+    ) -> Failed {
+        self.attempts.is_unsure = false;
+        let mut failed = Failed::default();
+        let (mut items, mut away) = self.within_reach(items);
+        let mut error = StoreError::Unavailable("one of the databases is away".to_owned());
+        loop {
+            failed.bodies.extend(self.refuse(&away, outputs, &error));
+            let done = self.attempts.run(&items, partitions, now_ms, outputs).await;
+            let Err((from, why)) = done else { break };
+            items.drain(..from);
+            if let StoreError::Fenced(_) = why {
+                tracing::warn!(error = %why, "bodies are given back");
+                failed.given_back.extend(bodies_of(&items));
+                return failed.sorted();
+            }
+            error = why;
+            (items, away) = self.within_reach(items);
+            if away.is_empty() {
+                // Nobody knows which of them it is.
+                (items, away) = (Vec::new(), items);
+            }
+        }
+        if failed.bodies.is_empty() && away.is_empty() {
+            self.store_is_back();
+        }
+        failed.sorted()
+    }
+
+    /// And the others.
+    fn within_reach<'a>(&self, items: Vec<Item<'a>>) -> (Vec<Item<'a>>, Vec<Item<'a>>) {
+        if self.store.databases() == 1 {
+            return (items, Vec::new());
+        }
+        items.into_iter().partition(|item| item.is_within_reach(&*self.store))
     }
 
     fn records<'a>(
@@ -283,6 +328,9 @@ impl Worker {
         outputs: &mut Outputs,
         error: &StoreError,
     ) -> Vec<usize> {
+        if items.is_empty() {
+            return Vec::new();
+        }
         self.metrics.store_failures.inc();
         if !std::mem::replace(&mut self.is_store_down, true) {
             tracing::error!(%error, "sends are refused until the database is usable again");
@@ -322,11 +370,11 @@ impl Worker {
     ) {
         let mut deliveries = Vec::with_capacity(bodies.len());
         for (index, mut body) in bodies.into_iter().enumerate() {
-            if failed.bodies.binary_search(&index).is_err() {
-                deliveries.push(body.delivery);
-            } else if failed.is_given_back {
+            if failed.given_back.binary_search(&index).is_ok() {
                 // Dropped: the bus delivers it to whoever has the partition.
                 self.metrics.fenced.inc();
+            } else if failed.bodies.binary_search(&index).is_err() {
+                deliveries.push(body.delivery);
             } else if self.kept.len() < KEPT_BODIES_MAX {
                 body.only_watermarks = true;
                 self.kept.push_back(body);

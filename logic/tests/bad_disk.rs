@@ -151,7 +151,7 @@ async fn a_commit_of_one_statement_fails_on_a_full_disk() {
     let store = SqliteStore::open(&file).await.unwrap();
     let batch = |seq: u64| {
         let mut writes = batch_of(seq..=seq, |_| vec![b'x'; 16_000]);
-        writes.worker_mark = None;
+        writes.worker_marks.clear();
         writes
     };
     let mut stored = 0;

@@ -88,20 +88,20 @@ fn fenced<T: std::fmt::Debug>(done: Result<T>, partitions: &[u16]) {
 /// Whoever took a partition over last commits; nobody else does, also when both are in the middle of a batch.
 async fn check_owners(server: &Server) {
     let (first, second) = (server.open("first").await, server.open("second").await);
-    assert!(first.begin(&[1, 2, 3]).await.unwrap().is_some(), "new: nothing is remembered yet");
-    assert_eq!(first.begin(&[1, 3]).await.unwrap(), None, "what it owns it may remember");
+    assert!(!first.begin(&[1, 2, 3]).await.unwrap().is_empty(), "new: nothing is remembered yet");
+    assert_eq!(first.begin(&[1, 3]).await.unwrap(), [], "what it owns it may remember");
     add_message(&first, 2).await.unwrap();
 
     // Taken over behind its back: refused where it would lock, and where it would write.
-    assert!(second.begin(&[2]).await.unwrap().is_some());
+    assert!(!second.begin(&[2]).await.unwrap().is_empty());
     second.commit(batch(2..=2)).await.unwrap();
-    assert_eq!(first.begin(&[1, 2]).await.unwrap(), None, "it does not know yet");
+    assert_eq!(first.begin(&[1, 2]).await.unwrap(), [], "it does not know yet");
     fenced(first.load(&asked()).await, &[2]);
     add_message(&first, 1).await.unwrap();
     // Its new owner is one it had not noticed; then it is taken over in the ordinary way.
-    assert!(first.begin(&[2]).await.unwrap().is_some());
+    assert!(!first.begin(&[2]).await.unwrap().is_empty());
     first.commit(batch(4..=4)).await.unwrap();
-    assert_eq!(second.begin(&[2]).await.unwrap(), None);
+    assert_eq!(second.begin(&[2]).await.unwrap(), []);
     fenced(second.commit(batch(5..=5)).await, &[2]);
     assert_eq!(last_seq(&second).await, 4, "nothing of it was written");
 
@@ -111,7 +111,7 @@ async fn check_owners(server: &Server) {
     let mut taking = std::pin::pin!(second.begin(&[1]));
     assert!(tokio::time::timeout(STILL_WAITS, &mut taking).await.is_err(), "it waits");
     first.commit(batch(5..=5)).await.unwrap();
-    assert!(taking.await.unwrap().is_some());
+    assert!(!taking.await.unwrap().is_empty());
     assert_eq!(last_seq(&second).await, 5);
     fenced(add_message(&first, 1).await, &[1]);
 
@@ -119,7 +119,7 @@ async fn check_owners(server: &Server) {
     second.begin(&[1]).await.unwrap();
     second.load(&asked()).await.unwrap();
     let stopped = Instant::now();
-    assert!(first.begin(&[1]).await.unwrap().is_some());
+    assert!(!first.begin(&[1]).await.unwrap().is_empty());
     assert!(stopped.elapsed() < TAKEN_WITHIN, "{:?}", stopped.elapsed());
     add_message(&first, 1).await.unwrap();
     assert!(matches!(second.commit(batch(6..=6)).await, Err(StoreError::Again(_))));
@@ -135,7 +135,7 @@ async fn check_lost_sessions(server: &Server) {
     add_message(&first, 7).await.unwrap();
     server.end_session_of_worker_0();
     assert!(matches!(add_message(&first, 7).await, Err(StoreError::Again(_))));
-    assert!(first.begin(&[7]).await.unwrap().is_some(), "what was remembered is void");
+    assert!(!first.begin(&[7]).await.unwrap().is_empty(), "what was remembered is void");
     add_message(&first, 7).await.unwrap();
     server.end_session_of_worker_0();
     add_message(&second, 7).await.unwrap();
@@ -209,15 +209,15 @@ async fn add_to_inboxes(
 /// Each process has an id of its own; who gets one that was used goes on above its mark.
 async fn check_worker_ids(server: &Server) {
     let (first, second) = (server.open("first").await, server.open("second").await);
-    let of_first = first.begin(&[20]).await.unwrap().unwrap();
-    let of_second = second.begin(&[21]).await.unwrap().unwrap();
+    let of_first = first.begin(&[20]).await.unwrap()[0];
+    let of_second = second.begin(&[21]).await.unwrap()[0];
     assert_eq!((of_first.worker_id, of_second.worker_id), (0, 1));
-    let mark = Writes { worker_mark: Some((1, 777_777)), ..Writes::default() };
+    let mark = Writes { worker_marks: vec![(1, 777_777)], ..Writes::default() };
     second.commit(mark).await.unwrap();
     second.close().await;
     let third = server.open("third").await;
-    let renewed = third.begin(&[21]).await.unwrap().unwrap();
-    assert_eq!(renewed, Renewed { worker_id: 1, mark_ms: 777_777 });
+    let renewed = third.begin(&[21]).await.unwrap()[0];
+    assert_eq!(renewed, Renewed { database: 0, worker_id: 1, mark_ms: 777_777 });
     // What is agreed on once stays.
     assert_eq!(first.agree("signing_key", b"first").await.unwrap(), b"first");
     assert_eq!(third.agree("signing_key", b"third").await.unwrap(), b"first");

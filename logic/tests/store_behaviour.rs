@@ -1,5 +1,5 @@
 //! Proves that a store keeps what it was given, all or nothing, and finds it again. Every adapter runs every behaviour: SQLite each in a
-//! test of its own, a database server all of them in one, because its start takes seconds.
+//! test of its own, a database server all of them in one, because its start takes seconds, over one database and divided among three.
 
 mod store;
 
@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use roost_logic::store::databases::Databases;
 use roost_logic::store::server::{ServerStore, StoreConfig};
 use roost_logic::store::sqlite::SqliteStore;
 use roost_logic::store::*;
@@ -21,13 +22,18 @@ async fn on_sqlite(behaviour: Behaviour) {
     behaviour(Arc::new(sqlite)).await;
 }
 
-/// Every behaviour against a database of its own, which `create` makes; returns its URL.
+/// Every behaviour against databases of its own, each of which `create` makes; returns its URL.
 async fn on_server(create: impl Fn(&str) -> String) {
     for (behaviour, run) in BEHAVIOURS {
         eprintln!("{behaviour}");
         let config = StoreConfig { url: create(behaviour), ..StoreConfig::default() };
         let store = Arc::new(ServerStore::open(&config, "logic-1", 0).await.unwrap());
         run(Arc::<ServerStore>::clone(&store)).await;
+        store.close().await;
+        let urls = (0..3).map(|index| create(&format!("{behaviour}{index}"))).collect();
+        let config = StoreConfig { urls, ..StoreConfig::default() };
+        let store = Arc::new(Databases::open(&config, "logic-1", 0).await.unwrap());
+        run(Arc::<Databases>::clone(&store)).await;
         store.close().await;
     }
 }
@@ -106,10 +112,10 @@ behaviours! {
         let mut first = 1;
         for size in (1..=70).chain([200]) {
             let mut writes = batch(first..=first + size - 1);
-            writes.worker_mark = None;
+            writes.worker_marks.clear();
             store.commit(writes).await.unwrap();
             let mut again = batch(first..=first);
-            again.worker_mark = None;
+            again.worker_marks.clear();
             assert!(matches!(store.commit(again).await, Err(StoreError::Duplicate(_))));
             first += size;
         }

@@ -52,7 +52,7 @@ pub(crate) struct LogicArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum LogicVerb {
-    /// Bring the schema of the database up to date, and end. `roost logic` does so at its start, too.
+    /// Bring the schema of each database up to date, say what was done to it, and end. `roost logic` does so at its start, too.
     Migrate(Args),
 }
 
@@ -68,8 +68,9 @@ pub(crate) fn run_logic(args: &LogicArgs) -> Result<ExitCode> {
 
 fn migrate(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config)?;
-    Logic::migrate(&config.logic)?;
-    println!("the database is up to date");
+    for line in Logic::migrate(&config.logic)? {
+        println!("{line}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use roost_health::Breaker;
 use roost_membership::RoutesConfig;
 
+use super::databases::{Databases, installation};
 use super::server::ServerStore;
 use super::sqlite::SqliteStore;
 use super::{Result, SharedStore, StoreError};
@@ -19,17 +20,47 @@ pub(crate) enum Opened {
     Sqlite(Arc<SqliteStore>),
     /// In a database server.
     Server(Arc<ServerStore>),
+    /// In several.
+    Databases(Arc<Databases>),
 }
 
 impl Opened {
     /// Opens or connects, and brings the schema up to date.
     pub(crate) async fn open(config: &LogicConfig) -> Result<Self> {
-        if config.store.url.is_empty() {
-            let store = SqliteStore::open(&config.database_file()).await?;
-            return Ok(Self::Sqlite(Arc::new(store)));
+        let (store, name, worker_id) = (&config.store, &config.name, config.worker_id);
+        match store.list().len() {
+            0 => {
+                let store = SqliteStore::open(&config.database_file()).await?;
+                Ok(Self::Sqlite(Arc::new(store)))
+            }
+            1 => {
+                let server = ServerStore::open(store, name, worker_id).await?;
+                installation::enter(&[&server]).await?;
+                Ok(Self::Server(Arc::new(server)))
+            }
+            _ => {
+                let databases = Databases::open(store, name, worker_id).await?;
+                Ok(Self::Databases(Arc::new(databases)))
+            }
         }
-        let server = ServerStore::open(&config.store, &config.name, config.worker_id).await?;
-        Ok(Self::Server(Arc::new(server)))
+    }
+
+    /// What opening did to the schemas.
+    pub(crate) fn migrated(&self) -> Vec<String> {
+        match self {
+            Self::Sqlite(_) => vec!["the database is up to date".to_owned()],
+            Self::Server(store) => vec![store.migrated()],
+            Self::Databases(store) => store.migrated(),
+        }
+    }
+
+    /// The value under `name` that all processes share: `ours`, unless another was earlier. SQLite has no other.
+    async fn agree(&self, name: &str, ours: &[u8]) -> Result<Vec<u8>> {
+        match self {
+            Self::Sqlite(_) => Ok(ours.to_vec()),
+            Self::Server(store) => store.agree(name, ours).await,
+            Self::Databases(store) => store.agree(name, ours).await,
+        }
     }
 
     /// As workers and the HTTP server share it.
@@ -37,13 +68,13 @@ impl Opened {
         match self {
             Self::Sqlite(store) => Arc::<SqliteStore>::clone(store),
             Self::Server(store) => Arc::<ServerStore>::clone(store),
+            Self::Databases(store) => Arc::<Databases>::clone(store),
         }
     }
 
     /// The seed of the key that signs access tokens: that of a database server, which all processes share, else `ours`.
     pub(crate) async fn signing_seed(&self, ours: [u8; 32]) -> Result<[u8; 32]> {
-        let Self::Server(store) = self else { return Ok(ours) };
-        let seed = store.agree("signing_key", &ours).await?;
+        let seed = self.agree("signing_key", &ours).await?;
         <[u8; 32]>::try_from(seed).map_err(|_| {
             let what = "the row \"signing_key\" of the table installation does not have 32 bytes: restore it from a backup; without it, \
                         delete it and everybody logs in again";
@@ -58,15 +89,15 @@ impl Opened {
         server: Option<&RoutesConfig>,
         counters: &CacheCounters,
     ) -> Result<(SharedStore, Option<Arc<Breaker>>)> {
-        let (Self::Server(store), Some(server)) = (self, server) else {
+        let Some(server) = server.filter(|_| config.offline_cache.enabled) else {
             return Ok((self.shared(), None));
         };
-        if !config.offline_cache.enabled {
+        if let Self::Sqlite(_) = self {
             return Ok((self.shared(), None));
         }
         let mut ours = [0; 8];
         getrandom::fill(&mut ours).map_err(|error| StoreError::Refused(error.to_string()))?;
-        let epoch = Epoch::from_agreed(&store.agree("offline_cache", &ours).await?);
+        let epoch = Epoch::from_agreed(&self.agree("offline_cache", &ours).await?);
         let cache = InboxCache::open(server, &config.offline_cache, epoch, counters.clone());
         let cache = cache.map_err(|error| StoreError::Refused(error.to_string()))?;
         let breaker = Arc::clone(cache.breaker());
@@ -77,7 +108,7 @@ impl Opened {
     pub(crate) async fn settle(&self) {
         match self {
             Self::Sqlite(store) => store.settle().await,
-            Self::Server(_) => {}
+            Self::Server(_) | Self::Databases(_) => {}
         }
     }
 
@@ -86,6 +117,7 @@ impl Opened {
         match self {
             Self::Sqlite(store) => store.close().await,
             Self::Server(store) => store.close().await,
+            Self::Databases(store) => store.close().await,
         }
     }
 }

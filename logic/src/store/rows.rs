@@ -169,14 +169,14 @@ pub struct Writes {
     pub cursors: Vec<CursorRow>,
     pub watermarks: Vec<WatermarkRow>,
     pub device_cursors: Vec<DeviceCursorRow>,
-    /// `(worker_id, until_ms)`
-    pub worker_mark: Option<(u16, u64)>,
+    /// `(worker_id, until_ms)`, one of each database.
+    pub worker_marks: Vec<(u16, u64)>,
 }
 
 impl Writes {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.rows() == 0 && self.worker_mark.is_none()
+        self.rows() == 0 && self.worker_marks.is_empty()
     }
 
     /// Rows of all tables, the mark aside.

@@ -7,81 +7,41 @@
 //! Sockets belong to a runtime, and callers come from several that start and end at different times. A thread of the store's own
 //! therefore drives its sockets and timers; [`Entered`] lets a caller's future use them.
 //!
-//! Deliberately absent: TLS to the server, a queue of commits, and several databases.
+//! One of several databases commits messages and inbox entries apart: see `member.rs`, and `../databases.rs` for the order.
+//!
+//! Deliberately absent: TLS to the server, and a queue of commits.
 
 mod accounts;
 mod commit;
+mod config;
 mod driver;
 mod error;
 mod load;
+mod member;
 mod ownership;
 mod read;
 mod statement;
 mod writer;
 
+use std::ops::RangeInclusive;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use roost_config::{ConfigError, documented, milliseconds};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use super::{Account, HistoryRows, RefreshFamily, RefreshToken, Rotation, Store, StoreError};
 use super::{BoxFuture, HistoryRange, InboxMessage, LoadKeys, Loaded, Name, Quarantined, Result};
 use super::{Renewed, WatermarkRow, Writes};
-use driver::{Pool, Row, Statement, Target};
+use crate::ids::WORKER_ID_MAX;
+pub use config::StoreConfig;
+use driver::{Pool, Row, Schema, Statement, Target};
 use error::Place;
+pub(super) use member::{Entry, Pending};
 use writer::Writer;
-
-documented! {
-    /// The database. Empty url: SQLite in data_dir, for one host.
-    pub struct StoreConfig {
-        /// "mysql://USER@HOST:3306/DATABASE" (MariaDB and MySQL) or "postgres://USER@HOST:5432/DATABASE": an existing empty database of
-        /// its own, whose tables USER may create; reached directly, not through a pooler of transactions, and without TLS. All logic
-        /// processes of a cluster work on it, with the same bus.
-        url ("url"): String = String::new();
-        /// Password of that user; better in the environment, as ROOST_LOGIC__STORE__PASSWORD.
-        password ("password"): String = String::new();
-        /// Connections for reads and accounts; one more writes.
-        connections_max ("connections_max"): u32 = 8;
-        /// How long a connection may take, in milliseconds.
-        #[serde(with = "milliseconds")]
-        connect_timeout ("connect_timeout_ms"): Duration = Duration::from_secs(5);
-        /// A statement or transaction without an answer for this long is given up and its connection closed, in milliseconds.
-        #[serde(with = "milliseconds")]
-        call_timeout ("call_timeout_ms"): Duration = Duration::from_secs(10);
-    }
-}
-
-impl StoreConfig {
-    /// Says of the first value that cannot be used what to write instead.
-    ///
-    /// # Errors
-    /// When a value cannot be used.
-    pub fn check(&self) -> std::result::Result<(), ConfigError> {
-        let wrong = |key, problem: &str| Err(ConfigError { key, problem: problem.to_owned() });
-        const FORM: &str = "expected \"mysql://USER@HOST:3306/DATABASE\" or \"postgres://USER@HOST:5432/DATABASE\"";
-        if self.connections_max == 0 {
-            return wrong("store.connections_max", "at least 1");
-        }
-        if self.connect_timeout.is_zero() || self.call_timeout.is_zero() {
-            return wrong("store", "connect_timeout_ms and call_timeout_ms are at least 1");
-        }
-        if self.url.is_empty() {
-            return Ok(());
-        }
-        // The text itself may hold a password: it is not repeated.
-        match Target::parse(&self.url, &self.password) {
-            Ok(target) => match target.describe().1 {
-                Some(database) if !database.is_empty() => Ok(()),
-                Some(_) | None => wrong("store.url", &format!("names no database; {FORM}")),
-            },
-            Err(_) => wrong("store.url", FORM),
-        }
-    }
-}
 
 /// How often a transaction of the pool is tried that meets deadlocks.
 const ATTEMPTS_MAX: u32 = 5;
@@ -119,12 +79,18 @@ struct Shared {
     place: Place,
     /// The process, for whoever looks at the tables.
     owner: String,
-    /// Which worker id is tried first.
+    /// Which worker id is tried first, and which there are.
     worker_id: u16,
+    worker_ids: RangeInclusive<u16>,
     call_timeout: Duration,
     connect_timeout: Duration,
     pool: Pool,
     writer: tokio::sync::Mutex<Writer>,
+    /// The session that adds to inboxes, of one of several databases.
+    inboxes: tokio::sync::Mutex<Writer>,
+    /// Nobody answers; found out when a session is opened, or falls silent.
+    is_away: AtomicBool,
+    schema: OnceLock<Schema>,
 }
 
 impl ServerStore {
@@ -133,9 +99,20 @@ impl ServerStore {
     /// # Errors
     /// When it cannot be used; the error says what to do.
     pub async fn open(config: &StoreConfig, owner: &str, worker_id: u16) -> Result<Self> {
+        config.check().map_err(|error| StoreError::Refused(format!("logic.{error}")))?;
+        let url = config.list().next().unwrap_or_default();
+        Self::open_one(config, url, owner, (worker_id, 0..=WORKER_ID_MAX)).await
+    }
+
+    /// One of the databases of a configuration that was checked. `worker_ids`: which one is tried first, and which there are.
+    pub(super) async fn open_one(
+        config: &StoreConfig,
+        url: &str,
+        owner: &str,
+        (worker_id, worker_ids): (u16, RangeInclusive<u16>),
+    ) -> Result<Self> {
         let refused = |what: String| StoreError::Refused(what);
-        config.check().map_err(|error| refused(format!("logic.{error}")))?;
-        let target = Target::parse(&config.url, &config.password)
+        let target = Target::parse(url, &config.password)
             .map_err(|_| refused("logic.store.url cannot be read".to_owned()))?;
         let (stop, stopped) = oneshot::channel();
         let (send, mut started) = oneshot::channel();
@@ -153,10 +130,14 @@ impl ServerStore {
             target,
             owner: owner.to_owned(),
             worker_id,
+            worker_ids,
             call_timeout: config.call_timeout,
             connect_timeout: config.connect_timeout,
             pool,
             writer: tokio::sync::Mutex::default(),
+            inboxes: tokio::sync::Mutex::default(),
+            is_away: AtomicBool::new(false),
+            schema: OnceLock::new(),
         });
         let kept = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -183,6 +164,34 @@ impl ServerStore {
     /// When the database is away.
     pub async fn agree(&self, name: &str, ours: &[u8]) -> Result<Vec<u8>> {
         self.entered(self.shared.agree(name, ours)).await
+    }
+
+    /// What is stored under `name`, if anything.
+    pub(super) async fn agreed(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.entered(self.shared.agreed(name)).await
+    }
+
+    /// Kind, name and address of the database.
+    pub(super) fn place(&self) -> String {
+        self.shared.place.to_string()
+    }
+
+    /// What the start did to the schema.
+    pub(super) fn migrated(&self) -> String {
+        let place = &self.shared.place;
+        match self.shared.schema.get() {
+            Some(Schema { before: 0, now }) => format!("{place}: made, schema {now}"),
+            Some(Schema { before, now }) if before < now => {
+                format!("{place}: changed from schema {before} to {now}")
+            }
+            Some(Schema { now, .. }) => format!("{place}: is up to date, schema {now}"),
+            None => format!("{place}: untouched"),
+        }
+    }
+
+    /// Whether nobody answers there, as far as is known; it is tried until somebody does.
+    pub(super) fn is_away(&self) -> bool {
+        self.shared.is_away.load(Ordering::Relaxed)
     }
 
     /// Ends all sessions.
@@ -266,7 +275,7 @@ impl Shared {
 }
 
 impl Store for ServerStore {
-    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Option<Renewed>>> {
+    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Vec<Renewed>>> {
         self.entered(self.shared.begin(partitions))
     }
     fn end(&self) -> BoxFuture<'_, ()> {
@@ -361,34 +370,5 @@ impl Store for ServerStore {
     }
     fn revoke_family(&self, family: [u8; 16], now_ms: u64) -> BoxFuture<'_, Result<()>> {
         self.entered(self.shared.revoke_family(family, now_ms))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(url: &str, expected: Option<&str>) {
-        let config = StoreConfig { url: url.to_owned(), ..StoreConfig::default() };
-        let problem = config.check().err().map(|error| error.to_string());
-        match expected {
-            None => assert_eq!(problem, None),
-            Some(part) => {
-                let problem = problem.expect("a mistake");
-                assert!(problem.contains(part) && !problem.contains("secret"), "{problem}");
-            }
-        }
-    }
-
-    #[test]
-    fn urls_are_judged_without_repeating_them() {
-        check("", None);
-        check("mysql://roost@db:3306/roost", None);
-        check("mariadb://roost:secret@db/roost", None);
-        check("postgres://roost:secret@db:5432/roost", None);
-        check("mysql://roost:secret@db:3306", Some("names no database"));
-        check("oracle://roost:secret@db/roost", Some("expected \"mysql://"));
-        check("postgres://roost:secret@db:port/roost", Some("expected \"mysql://"));
     }
 }

@@ -16,7 +16,7 @@ use crate::handler::{deliver_ack, receipt, send, session};
 use crate::ids::MessageIds;
 use crate::metrics::Metrics;
 use crate::state::State;
-use crate::store::{LoadKeys, Quarantined, SharedStore, StoreError};
+use crate::store::{LoadKeys, NewMessage, Quarantined, SharedStore, StoreError};
 
 /// Attempts at one range that identities collide in, before it is bisected: the second one looks every identity up.
 const COLLISIONS_MAX: usize = 3;
@@ -27,7 +27,10 @@ const AGAIN_MAX: usize = 5;
 /// The state, and what changes it.
 pub(super) struct Attempts {
     pub(super) state: State,
-    pub(super) ids: MessageIds,
+    /// One of each database.
+    pub(super) ids: Vec<MessageIds>,
+    /// A commit of the batch under way failed, and may have happened all the same: what it placed has not been pushed.
+    pub(super) is_unsure: bool,
     pub(super) store: SharedStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) trace: WorkerTrace,
@@ -146,9 +149,9 @@ impl Attempts {
         if items.is_empty() {
             return Ok(());
         }
-        if let Some(renewed) = self.store.begin(partitions).await? {
+        for renewed in self.store.begin(partitions).await? {
             self.state.forget();
-            self.ids = MessageIds::new(renewed.worker_id, renewed.mark_ms);
+            self.ids[renewed.database] = MessageIds::new(renewed.worker_id, renewed.mark_ms);
         }
         let locks_inboxes = self.store.is_shared();
         let mut keys = LoadKeys { locks_inboxes, ..LoadKeys::default() };
@@ -214,7 +217,9 @@ impl Attempts {
         let (body, envelope) = (item.body, item.envelope);
         match &item.operation {
             Operation::Send(input) => {
-                let outcome = send::handle(&mut self.state, &mut self.ids, now_ms, input);
+                let database = self.store.database_of(input.caller.app, &input.conversation_text);
+                let ids = &mut self.ids[database];
+                let outcome = send::handle(&mut self.state, ids, now_ms, input);
                 self.say(item, input, outcome, outputs);
             }
             Operation::DeliverAck(caller, ack) => {
@@ -241,6 +246,7 @@ impl Attempts {
     ) {
         match outcome {
             send::Outcome::Placed { placed, names, push, repeated } => {
+                let push = push || self.is_unsure;
                 let counter = if repeated { &self.metrics.repeats } else { &self.metrics.messages };
                 counter.inc();
                 self.trace.placed(item, &input.conversation_text, &placed, repeated);
@@ -257,10 +263,20 @@ impl Attempts {
         }
     }
 
+    /// Of the databases that get messages.
+    fn marks(&mut self, messages: &[NewMessage]) -> Vec<(u16, u64)> {
+        let mut is_used = vec![false; self.ids.len()];
+        for message in messages {
+            is_used[self.store.database_of(&message.app, &message.conversation)] = true;
+        }
+        let used = self.ids.iter_mut().zip(is_used).filter(|(_, is_used)| *is_used);
+        used.filter_map(|(ids, _)| ids.poll_mark()).collect()
+    }
+
     async fn commit(&mut self, operations: usize) -> Result<(), StoreError> {
         let mut writes = self.state.take_writes();
         if !writes.messages.is_empty() {
-            writes.worker_mark = self.ids.poll_mark();
+            writes.worker_marks = self.marks(&writes.messages);
         }
         if writes.is_empty() {
             self.store.end().await;
@@ -277,9 +293,11 @@ impl Attempts {
                 self.metrics.batch_operations.observe(operations as f64);
                 self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
             }
-            Err(_) => {
+            Err(error) => {
+                let is_refused = matches!(error, StoreError::Duplicate(_) | StoreError::Refused(_));
+                self.is_unsure |= !is_refused || self.store.databases() > 1;
                 self.state.forget();
-                self.ids.forget_mark();
+                self.ids.iter_mut().for_each(MessageIds::forget_mark);
             }
         }
         result

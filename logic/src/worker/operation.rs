@@ -7,7 +7,8 @@ use roost_protocol::frame::deliver::DeliverAck;
 use roost_protocol::frame::receipt::Receipt;
 use roost_protocol::id::UserId;
 
-use crate::handler::{Caller, send};
+use crate::handler::{self, Caller, send};
+use crate::store::Store;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -42,6 +43,32 @@ impl<'a> Item<'a> {
     ) -> Self {
         let operation = operation(envelope, payload, redelivered).unwrap_or(Operation::Malformed);
         Self { operation, envelope, payload, body }
+    }
+}
+
+impl Item<'_> {
+    /// Whether the databases that it needs are there, as far as is known.
+    pub(super) fn is_within_reach(&self, store: &dyn Store) -> bool {
+        let of_caller = |caller: &Caller<'_>, conversations: &[&str]| {
+            store.is_within_reach(caller.app, &[caller.user.as_str()], conversations)
+        };
+        match &self.operation {
+            Operation::Send(send::Input { caller, conversation, conversation_text, .. }) => {
+                let members = [Some(caller.user), handler::peer(conversation, caller.user)];
+                let members: Vec<&str> = members.iter().flatten().map(|m| m.as_str()).collect();
+                store.is_within_reach(caller.app, &members, &[conversation_text])
+            }
+            Operation::DeliverAck(caller, ack) => {
+                let texts: Vec<String> =
+                    ack.watermarks.iter().map(|(c, _)| c.to_string()).collect();
+                of_caller(caller, &texts.iter().map(String::as_str).collect::<Vec<_>>())
+            }
+            Operation::Receipt(caller, receipt) => {
+                of_caller(caller, &[&receipt.conversation.to_string()])
+            }
+            Operation::SessionClosed(caller) => of_caller(caller, &[]),
+            Operation::Read | Operation::SessionOpened | Operation::Malformed => true,
+        }
     }
 }
 

@@ -68,10 +68,16 @@ pub(super) async fn answer_all<F: Future<Output = ()>>(
 ) {
     let mut encoder = Encoder::new();
     let mut builder = OutboundBatchBuilder::new();
-    let owners: Vec<_> = reads.iter().map(|r| (Arc::clone(&r.app), Arc::clone(&r.user))).collect();
+    let is_near = |read: &Read| store.is_within_reach(&read.app, &[&read.user], &[]);
+    let (near, away): (Vec<&Read>, Vec<&Read>) = reads.iter().partition(|read| is_near(read));
+    let owners: Vec<_> = near.iter().map(|r| (Arc::clone(&r.app), Arc::clone(&r.user))).collect();
     let positions = store.inbox_positions(&owners).await;
-    for (index, read) in reads.iter().enumerate() {
-        let position = positions.as_ref().map(|p| p[index]).map_err(Clone::clone);
+    let known = near
+        .iter()
+        .enumerate()
+        .map(|(index, read)| (*read, positions.as_ref().map(|p| p[index]).map_err(Clone::clone)));
+    let missing = || Err(StoreError::Unavailable("one of the databases is away".to_owned()));
+    for (read, position) in known.chain(away.iter().map(|read| (*read, missing()))) {
         answer(store, read, position, &mut encoder, &mut builder).await;
         if builder.bytes() >= BODY_BYTES {
             publish(builder.take()).await;

@@ -1,5 +1,6 @@
 //! The worker on the in-process bus: one promise a test.
 
+mod databases;
 mod faults;
 mod harness;
 mod order;

@@ -48,7 +48,7 @@ pub(crate) fn batch_of(seqs: RangeInclusive<u64>, body: impl Fn(u64) -> Vec<u8>)
             device: name("d"),
             inbox_seq: last,
         }],
-        worker_mark: Some((1, 500)),
+        worker_marks: vec![(1, 500)],
         ..Writes::default()
     };
     for owner in ["a", "b"] {

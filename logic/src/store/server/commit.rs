@@ -99,7 +99,7 @@ pub(super) fn number(value: u64) -> Value<'static> {
     Value::Number(value.cast_signed())
 }
 
-fn statements(dialect: Dialect, writes: &Writes) -> Vec<Statement<'_>> {
+pub(super) fn statements(dialect: Dialect, writes: &Writes) -> Vec<Statement<'_>> {
     use Value::{Bytes, Small, Text};
     let mut out = Vec::new();
     CONVERSATIONS.write(
@@ -173,7 +173,7 @@ fn statements(dialect: Dialect, writes: &Writes) -> Vec<Statement<'_>> {
     );
     WORKER_MARKS.write(
         dialect,
-        writes.worker_mark.as_slice(),
+        &writes.worker_marks,
         |(worker_id, until_ms)| [Value::Number((*worker_id).into()), number(*until_ms)],
         &mut out,
     );

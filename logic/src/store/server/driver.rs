@@ -199,11 +199,23 @@ impl Pool {
     }
 
     /// Brings the schema up to date.
-    pub(super) async fn migrate(&self) -> Result<(), MigrateError> {
-        match self {
-            Self::MySql(pool) => migrate_mysql(&mut *pool.acquire().await?).await,
-            Self::Postgres(pool) => POSTGRES_MIGRATIONS.run(pool).await,
-        }
+    pub(super) async fn migrate(&self) -> Result<Schema, MigrateError> {
+        // Of a database without any schema there is nothing to read.
+        let ask = "SELECT CAST(COALESCE(MAX(version), 0) AS INTEGER) FROM _sqlx_migrations";
+        Ok(match self {
+            Self::MySql(pool) => {
+                let ask = ask.replace("INTEGER", "SIGNED");
+                let before = sqlx::query_scalar(AssertSqlSafe(ask)).fetch_one(pool).await;
+                migrate_mysql(&mut *pool.acquire().await?).await?;
+                Schema { before: version(before)?, now: newest(&MYSQL_MIGRATIONS) }
+            }
+            Self::Postgres(pool) => {
+                let ask = ask.replace("INTEGER", "BIGINT");
+                let before = sqlx::query_scalar(AssertSqlSafe(ask)).fetch_one(pool).await;
+                POSTGRES_MIGRATIONS.run(pool).await?;
+                Schema { before: version(before)?, now: newest(&POSTGRES_MIGRATIONS) }
+            }
+        })
     }
 
     pub(super) async fn close(&self) {
@@ -212,6 +224,25 @@ impl Pool {
             Self::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// The version of a database's schema; 0: it had none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Schema {
+    pub(super) before: i64,
+    pub(super) now: i64,
+}
+
+fn version(found: sqlx::Result<i64>) -> sqlx::Result<i64> {
+    match found {
+        // No such table.
+        Err(error) if is_answer(&error) => Ok(0),
+        found => found,
+    }
+}
+
+fn newest(migrations: &Migrator) -> i64 {
+    migrations.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 
 /// sqlx asks for its lock of the schema with a timeout of -1, for ever; MariaDB takes that for a mistake, answers NULL, and two processes

@@ -10,7 +10,6 @@ use sqlx::mysql::MySqlDatabaseError;
 
 use super::driver::Target;
 use super::{Dialect, StoreError};
-use crate::ids::WORKER_ID_MAX;
 
 /// The database in the words of its URL, without the password.
 #[derive(Debug)]
@@ -90,7 +89,7 @@ impl Place {
             return self.error(error);
         }
         StoreError::Unavailable(format!(
-            "cannot reach {self}: {error}. Start the database server, or correct logic.store.url"
+            "cannot reach {self}: {error}. Start the database server, or correct logic.store.url or urls"
         ))
     }
 
@@ -100,8 +99,7 @@ impl Place {
 
     pub(super) fn no_worker_id(&self) -> StoreError {
         StoreError::Unavailable(format!(
-            "all {} worker ids of {self} are in use: stop some of its logic processes",
-            usize::from(WORKER_ID_MAX) + 1
+            "all worker ids of {self} are in use: stop some of its logic processes"
         ))
     }
 

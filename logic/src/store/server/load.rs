@@ -26,7 +26,7 @@ const POSITIONS: &str =
     "SELECT app_id, owner, last_inbox_seq FROM inbox_counters WHERE (app_id, owner) IN";
 
 /// A counter that can be locked.
-static COUNTERS: Table =
+pub(super) static COUNTERS: Table =
     Table::new("inbox_counters (app_id, owner, last_inbox_seq)", Conflict::Keep);
 
 impl Shared {
@@ -55,7 +55,7 @@ impl Shared {
             cursors: self.rows(session, &cursors, cursor).await?,
             watermarks: self.rows(session, &watermarks, watermark).await?,
             identities: self.rows(session, &identities, identity).await?,
-            inboxes: self.lock_inboxes(session, writer, keys).await?,
+            inboxes: self.lock_inboxes(session, writer, &keys.inboxes).await?,
         })
     }
 
@@ -87,13 +87,13 @@ impl Shared {
     }
 
     /// Counters of the inboxes that the batch may add to: theirs until it ends.
-    async fn lock_inboxes(
+    pub(super) async fn lock_inboxes(
         &self,
         session: &mut Session,
         writer: &mut Writer,
-        keys: &LoadKeys,
+        inboxes: &[(Name, Name)],
     ) -> std::result::Result<Vec<UserRow>, Failed> {
-        let mut owners: Vec<&(Name, Name)> = keys.inboxes.iter().collect();
+        let mut owners: Vec<&(Name, Name)> = inboxes.iter().collect();
         if owners.is_empty() {
             return Ok(Vec::new());
         }

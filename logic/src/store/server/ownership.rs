@@ -12,7 +12,6 @@ use super::driver::{Session, Statement, Value};
 use super::statement::{Conflict, Table};
 use super::writer::{Failed, Writer};
 use super::{Dialect, Result, Shared};
-use crate::ids::WORKER_ID_MAX;
 use Value::{Bytes, Number, Text};
 
 static OWNERS: Table = Table::new("partition_owner (partition_id, epoch, owner)", Conflict::Keep);
@@ -124,8 +123,9 @@ impl Shared {
                  THEN 1::bigint ELSE 0::bigint END"
             }
         };
-        let configured = self.worker_id.min(WORKER_ID_MAX);
-        for worker_id in (configured..=WORKER_ID_MAX).chain(0..configured) {
+        let (first, last) = (*self.worker_ids.start(), *self.worker_ids.end());
+        let configured = self.worker_id.clamp(first, last);
+        for worker_id in (configured..=last).chain(first..configured) {
             let statement = Statement::new(ask, &[Number(worker_id.into())]);
             let rows = session.link().fetch(&statement).await?;
             if rows.first().map(|row| row.number(0)).transpose()? == Some(1) {
@@ -143,16 +143,21 @@ impl Shared {
         Ok(marks.first().copied().unwrap_or_default())
     }
 
+    /// What is stored under this name.
+    pub(super) async fn agreed(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let ask = "SELECT value FROM installation WHERE name = ?";
+        let rows = self.fetch(Statement::new(ask, &[Text(name)])).await?;
+        let found = self.read(&rows, |row| row.bytes(0).map(<[u8]>::to_vec))?;
+        Ok(found.into_iter().next())
+    }
+
     /// What was stored under this name first: `ours`, unless another process was earlier.
     pub(super) async fn agree(&self, name: &str, ours: &[u8]) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let row = [(name, ours)];
         INSTALLATION.write(self.dialect, &row, |(n, v)| [Text(n), Bytes(v)], &mut out);
         self.transact(&out).await?;
-        let ask = "SELECT value FROM installation WHERE name = ?";
-        let rows = self.fetch(Statement::new(ask, &[Text(name)])).await?;
-        let found = self.read(&rows, |row| row.bytes(0).map(<[u8]>::to_vec))?;
-        Ok(found.into_iter().next().unwrap_or_else(|| ours.to_vec()))
+        Ok(self.agreed(name).await?.unwrap_or_else(|| ours.to_vec()))
     }
 }
 

@@ -66,11 +66,11 @@ impl Shared {
 }
 
 /// A position of a peer as a column value: what is beyond `i64` is beyond every row.
-fn position(value: u64) -> Value<'static> {
+pub(super) fn position(value: u64) -> Value<'static> {
     Number(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-fn count(value: usize) -> Value<'static> {
+pub(super) fn count(value: usize) -> Value<'static> {
     Number(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
@@ -88,7 +88,7 @@ pub(super) fn watermark(row: &Row) -> sqlx::Result<WatermarkRow> {
     })
 }
 
-fn message(row: &Row) -> sqlx::Result<StoredMessage> {
+pub(super) fn message(row: &Row) -> sqlx::Result<StoredMessage> {
     Ok(StoredMessage {
         conversation: row.text(0)?.to_owned(),
         seq: row.number(1)?,

@@ -14,12 +14,13 @@
 //! left, and finds out whether somebody else had them in between.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::driver::{self, Row, Session, Statement};
 use super::{Dialect, LoadKeys, Loaded, Renewed, Result, Shared, StoreError};
 
-/// How often an idle session speaks.
+/// How often an idle session speaks, and a database that is away is tried.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// After this long without a word the server ends the session.
 const IDLE_MAX: Duration = Duration::from_secs(8);
@@ -37,7 +38,7 @@ pub(super) struct Writer {
     /// Partitions of the batch under way.
     batch: Vec<u16>,
     /// Whether its transaction has begun.
-    is_open: bool,
+    pub(super) is_open: bool,
 }
 
 /// Why a step on the session failed.
@@ -57,13 +58,22 @@ impl From<sqlx::Error> for Failed {
 
 impl Writer {
     /// Takes the session out: it is lost unless it is put back.
-    fn take(&mut self) -> Option<Session> {
+    pub(super) fn take(&mut self) -> Option<Session> {
         let session = self.session.take();
         if session.is_none() {
             self.former.append(&mut self.owned);
             self.is_open = false;
         }
         session
+    }
+
+    /// Whether commits are under the fence of its partitions.
+    pub(super) fn has_batch(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    pub(super) fn keep(&mut self, session: Option<Session>) {
+        self.session = session;
     }
 }
 
@@ -77,14 +87,15 @@ impl Shared {
     pub(super) async fn start(&self) -> Result<()> {
         let mut writer = self.writer.lock().await;
         let (mut session, worker_id) = self.open_session().await?;
-        self.pool.migrate().await.map_err(|error| self.place.migration(error))?;
+        let schema = self.pool.migrate().await.map_err(|error| self.place.migration(error))?;
+        _ = self.schema.set(schema);
         self.warn_when_not_durable(&mut session).await?;
         writer.session = Some(session);
         writer.worker_id = worker_id;
         Ok(())
     }
 
-    pub(super) async fn begin(&self, partitions: &[u16]) -> Result<Option<Renewed>> {
+    pub(super) async fn begin(&self, partitions: &[u16]) -> Result<Vec<Renewed>> {
         let mut writer = self.writer.lock().await;
         let (mut session, is_new) = match writer.take() {
             Some(session) => (session, false),
@@ -104,7 +115,7 @@ impl Shared {
         session: &mut Session,
         writer: &mut Writer,
         is_new: bool,
-    ) -> std::result::Result<Option<Renewed>, Failed> {
+    ) -> std::result::Result<Vec<Renewed>, Failed> {
         if std::mem::take(&mut writer.is_open) {
             // Of a batch that was given up.
             self.timed(session.link().plain("ROLLBACK")).await?;
@@ -114,10 +125,10 @@ impl Shared {
         if !missing.is_empty() {
             self.take_over(session, writer, &missing).await?;
         } else if !is_new {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let mark_ms = self.mark(session, writer.worker_id).await?;
-        Ok(Some(Renewed { worker_id: writer.worker_id, mark_ms }))
+        Ok(vec![Renewed { database: 0, worker_id: writer.worker_id, mark_ms }])
     }
 
     pub(super) async fn load(&self, keys: &LoadKeys) -> Result<Loaded> {
@@ -192,7 +203,7 @@ impl Shared {
     }
 
     /// Puts the session back when it is in order, after what failed was rolled back.
-    async fn conclude<T>(
+    pub(super) async fn conclude<T>(
         &self,
         writer: &mut Writer,
         mut session: Session,
@@ -207,7 +218,10 @@ impl Shared {
         };
         writer.is_open = false;
         let error = match failed {
-            Failed::Silent => return Err(self.place.silent(self.call_timeout)),
+            Failed::Silent => {
+                self.is_away.store(true, Ordering::Relaxed);
+                return Err(self.place.silent(self.call_timeout));
+            }
             Failed::Fenced(partitions) => {
                 for partition in &partitions {
                     writer.owned.remove(partition);
@@ -253,14 +267,22 @@ impl Shared {
         Ok(found)
     }
 
+    /// A session of its own, set up.
+    pub(super) async fn connect(&self) -> Result<Session> {
+        let connecting = tokio::time::timeout(self.connect_timeout, self.target.connect());
+        let connected = match connecting.await {
+            Ok(connected) => connected.map_err(|error| self.place.unreachable(error)),
+            Err(_) => Err(self.place.silent(self.connect_timeout)),
+        };
+        self.is_away.store(connected.is_err(), Ordering::Relaxed);
+        let mut session = connected?;
+        self.in_time(self.limit_idleness(&mut session)).await?;
+        Ok(session)
+    }
+
     /// A session that has a worker id.
     async fn open_session(&self) -> Result<(Session, u16)> {
-        let connecting = tokio::time::timeout(self.connect_timeout, self.target.connect());
-        let mut session = match connecting.await {
-            Ok(connected) => connected.map_err(|error| self.place.unreachable(error))?,
-            Err(_) => return Err(self.place.silent(self.connect_timeout)),
-        };
-        self.in_time(self.limit_idleness(&mut session)).await?;
+        let mut session = self.connect().await?;
         let worker_id = self.in_time(self.lease_worker_id(&mut session)).await?;
         match worker_id {
             Some(worker_id) => Ok((session, worker_id)),
@@ -309,22 +331,38 @@ impl Shared {
     pub(super) async fn keep_alive(&self) {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
-            let mut writer = self.writer.lock().await;
-            if writer.is_open {
-                continue;
+            if self.is_away.load(Ordering::Relaxed) {
+                self.come_back().await;
             }
-            // When there is none, the next batch opens it.
-            let Some(mut session) = writer.take() else { continue };
-            match self.timed(session.link().ping()).await {
-                Ok(()) => writer.session = Some(session),
-                Err(error) => tracing::warn!(?error, "the session that writes was lost"),
+            for writer in [&self.writer, &self.inboxes] {
+                let mut writer = writer.lock().await;
+                if writer.is_open {
+                    continue;
+                }
+                // When there is none, the next batch opens it.
+                let Some(mut session) = writer.take() else { continue };
+                match self.timed(session.link().ping()).await {
+                    Ok(()) => writer.session = Some(session),
+                    Err(error) => tracing::warn!(?error, "a session that writes was lost"),
+                }
             }
         }
     }
 
-    pub(super) async fn end_writer(&self) {
-        if let Some(session) = self.writer.lock().await.take() {
+    /// One of several databases is left alone while it is away: somebody has to find out when it is back.
+    async fn come_back(&self) {
+        // The next batch opens its own.
+        if let Ok(session) = self.connect().await {
+            tracing::info!("{} is back", self.place);
             session.close().await;
+        }
+    }
+
+    pub(super) async fn end_writer(&self) {
+        for writer in [&self.writer, &self.inboxes] {
+            if let Some(session) = writer.lock().await.take() {
+                session.close().await;
+            }
         }
     }
 }

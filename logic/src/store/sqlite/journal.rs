@@ -192,7 +192,8 @@ impl Turn<'_> {
         let bytes = encoded.len();
         self.lent.is_open = true;
         let connection = &mut self.lent.connection;
-        let inserted = insert(connection, id, encoded, unseen, writes.worker_mark).await;
+        let inserted =
+            insert(connection, id, encoded, unseen, writes.worker_marks.first().copied()).await;
         let is_new = inserted.map_err(|e| self.journal.database.error(e))?;
         self.lent.is_open = false;
         if !is_new {

@@ -33,11 +33,12 @@ struct Faulty {
 }
 
 impl Store for Faulty {
-    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Option<Renewed>>> {
+    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Vec<Renewed>>> {
         let fenced = &self.plan.fenced;
         let is_fenced =
             fenced.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
-        let begun = if is_fenced { Err(StoreError::Fenced(partitions.to_vec())) } else { Ok(None) };
+        let begun =
+            if is_fenced { Err(StoreError::Fenced(partitions.to_vec())) } else { Ok(Vec::new()) };
         Box::pin(std::future::ready(begun))
     }
     fn commit(&self, writes: Writes) -> BoxFuture<'_, Result<()>> {
