@@ -5,7 +5,7 @@ mod http;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -153,7 +153,11 @@ impl Session {
                 }
                 self.log_in(&subject(token), &mut out);
             }
-            Frame::Ping(_) if self.is_cut() => return false,
+            Frame::Ping(_) if self.is_cut() => {
+                // The store holds the socket as well.
+                let _ = self.stream.shutdown(Shutdown::Both);
+                return false;
+            }
             Frame::Ping(ping) => {
                 Pong { client_time_us: ping.client_time_us, server_time_ms: 1 }.encode(
                     &mut self.encoder,
