@@ -71,7 +71,10 @@ struct Inner {
 }
 
 /// Is shown each body that is put aside, and its partition.
-pub struct DeadLetterWatch(pub Box<dyn Fn(Partition, &[u8]) + Send + Sync>);
+pub struct DeadLetterWatch(pub Box<OnDeadLetter>);
+
+/// What is done with the body of a dead letter.
+pub type OnDeadLetter = dyn Fn(Partition, &[u8]) + Send + Sync;
 
 impl std::fmt::Debug for DeadLetterWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -122,7 +122,11 @@ async fn routes_follow_sessions() {
     assert!(one.gone().await.unwrap().is_empty());
     routes.returned("gw-2").await;
     assert_eq!(ask(&routes).await, ["gw-1", ""]);
-    assert_eq!(one.gone().await.unwrap(), ["gw-2".into()], "the other gateways know as well");
+    assert_eq!(
+        one.gone().await.unwrap(),
+        [std::sync::Arc::<str>::from("gw-2")],
+        "the other gateways know as well"
+    );
     assert_eq!(announce(&two, true).await, Announced::Again, "a living gateway corrects it");
     assert!(one.gone().await.unwrap().is_empty());
     assert_eq!(ask(&routes).await, ["gw-1", "gw-2"]);

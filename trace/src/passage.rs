@@ -223,7 +223,6 @@ impl Text {
     }
 
     /// The text; a character that was cut in two is replaced.
-    #[expect(clippy::wrong_self_convention, reason = "what it returns is borrowed")]
     pub fn to_text(&self) -> std::borrow::Cow<'_, str> {
         let bytes = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
         String::from_utf8_lossy(bytes)
