@@ -14,6 +14,8 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// `RestartSec=` of the units.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// One that cannot start at all is found out soon.
+const STARTS_MAX: u32 = 5;
 
 /// Which tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +72,20 @@ impl Node {
         &self.file
     }
 
-    /// Waits until it is ready; its last words when it ends instead.
+    /// Waits until it is ready. One that ends meanwhile is started again, as its supervisor does (`Restart=` of the units in deploy/): what it
+    /// needs, or its name at the registry, may be there a moment later. Its last words when it goes on ending.
     pub(crate) fn wait_ready(&mut self) -> Result<()> {
         let until = Instant::now() + READY_WITHIN;
+        let mut starts = 1;
         loop {
             if let Some(status) = self.process.ended() {
-                bail!("{} ended at its start ({status}):\n{}", self.name, self.last_words());
+                if starts == STARTS_MAX || Instant::now() > until {
+                    bail!("{} ended at its start ({status}):\n{}", self.name, self.last_words());
+                }
+                println!("{} ended at its start ({status}), and is started again", self.name);
+                std::thread::sleep(RESTART_PAUSE);
+                starts += 1;
+                self.launch();
             }
             let readiness = self.probe.ask();
             if readiness == Readiness::Ready {
@@ -110,19 +120,10 @@ impl Node {
         self.process.resume();
     }
 
-    /// Starts it again with the same file and waits until it is ready. One that ends meanwhile is started once more, as its supervisor does
-    /// (`Restart=` of the units in deploy/): its name at the registry may be free a moment later.
+    /// Starts it again with the same file and waits until it is ready.
     pub(crate) fn restart(&mut self) -> Result<()> {
-        let until = Instant::now() + READY_WITHIN;
-        loop {
-            self.launch();
-            let ready = self.wait_ready();
-            if ready.is_ok() || self.process.ended().is_none() || Instant::now() > until {
-                return ready;
-            }
-            println!("{} ended at its start, and is started once more", self.name);
-            std::thread::sleep(RESTART_PAUSE);
-        }
+        self.launch();
+        self.wait_ready()
     }
 
     /// Starts it again as another program, with variables over its file; it is not ready yet.

@@ -78,6 +78,11 @@ impl Target {
                     .statement_cache_capacity(STATEMENTS_KEPT)
                     .options([
                         ("synchronous_commit", "on".to_owned()),
+                        // All look-ups are by key. Plans made while tables were small, or before their first ANALYZE, would read all of
+                        // them, and prepared statements keep such a plan.
+                        ("enable_seqscan", "off".to_owned()),
+                        ("enable_hashjoin", "off".to_owned()),
+                        ("enable_mergejoin", "off".to_owned()),
                         ("lock_timeout", format!("{LOCK_SECONDS}s")),
                         (
                             "idle_in_transaction_session_timeout",
