@@ -141,6 +141,8 @@ pub(crate) struct Link {
     redirects: u8,
     /// Failures in a row: connections without a session, and sessions that ended soon for another reason than a lost socket.
     attempts: u32,
+    /// CONNECTs that were given up without an answer. Each may still be on its way, arrive after a later one, and supersede its session.
+    strays: u32,
 }
 
 /// What proves who we are, in the next CONNECT.
@@ -170,6 +172,7 @@ impl Link {
             redirect: None,
             redirects: 0,
             attempts: 0,
+            strays: 0,
         }
     }
 
@@ -276,6 +279,10 @@ impl Link {
                     }
                     self.reconnect_or_ask(now, tuning, rng)
                 }
+                Reconnect::Never if *reason == CloseReason::Superseded && self.strays > 0 => {
+                    self.strays -= 1;
+                    self.reconnect(now, retry_after, leave_at, tuning, rng)
+                }
                 Reconnect::Never => NextStep::Stopped,
                 Reconnect::Backoff => self.reconnect(now, retry_after, leave_at, tuning, rng),
             },
@@ -317,7 +324,11 @@ impl Link {
                 }
                 (session.leave_at, false)
             }
-            State::Handshaking { by_resume, .. } => (None, *by_resume),
+            State::Handshaking { by_resume, connect_sent, .. } => {
+                let is_unanswered = matches!(reason, Disconnect::Lost | Disconnect::ConnectTimeout);
+                self.strays += u32::from(*connect_sent && is_unanswered);
+                (None, *by_resume)
+            }
             State::Stopped
             | State::NeedToken
             | State::Waiting { .. }
@@ -424,6 +435,40 @@ mod tests {
             now = at;
         }
         assert!(wait_max_s.contains(&longest.as_secs()), "{longest:?}");
+    }
+
+    /// CONNECTs that end for `reasons` before they are answered, then sessions that are superseded: how often the client comes back.
+    #[track_caller]
+    fn check_superseded(reasons: &[Disconnect], comebacks: usize) {
+        let mut config = Config::new("alice", "phone", "server:7401", 1);
+        config.token = Some("token".to_owned());
+        let (tuning, mut rng) = (Tuning::default(), fastrand::Rng::with_seed(5));
+        let mut link = Link::new(&mut config);
+        let now = Instant::now();
+        let mut end = |link: &mut Link, reason: &Disconnect| {
+            let next = link.end(now, reason, Duration::ZERO, &tuning, &mut rng);
+            matches!(next, NextStep::Reconnect(_))
+        };
+        for reason in reasons {
+            let deadline = now + tuning.connect_timeout;
+            link.state = State::Handshaking { deadline, connect_sent: true, by_resume: false };
+            assert!(end(&mut link, reason), "{reason:?}");
+        }
+        let reason = CloseReason::Superseded;
+        let superseded = Disconnect::ByServer { reason, detail: "".into() };
+        for _ in 0..comebacks {
+            assert!(end(&mut link, &superseded));
+        }
+        assert!(!end(&mut link, &superseded), "another one took over");
+    }
+
+    #[test]
+    fn a_connect_of_its_own_that_comes_late_ends_no_client() {
+        let draining = Disconnect::ByServer { reason: CloseReason::Draining, detail: "".into() };
+        check_superseded(&[], 0);
+        check_superseded(&[draining], 0);
+        check_superseded(&[Disconnect::ConnectTimeout], 1);
+        check_superseded(&[Disconnect::Lost, Disconnect::ConnectTimeout], 2);
     }
 
     #[test]
