@@ -115,7 +115,7 @@ impl Shared {
         let ask = match self.dialect {
             // The name of a lock is known to the whole server, and has at most 64 characters.
             Dialect::MySql => {
-                "SELECT CAST(COALESCE(GET_LOCK(CONCAT('roost:', SHA1(DATABASE()), ':', ?), 0), 0) AS SIGNED)"
+                "SELECT CAST(COALESCE(GET_LOCK(CONCAT('roost:', LEFT(SHA2(DATABASE(), 256), 40), ':', ?), 0), 0) AS SIGNED)"
             }
             // "roos".
             Dialect::Postgres => {
