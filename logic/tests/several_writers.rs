@@ -37,7 +37,7 @@ impl Server {
     fn end_session_of_worker_0(&self) {
         _ = match self {
             Self::MariaDb(server) => server.sql(
-                "SET @id = IS_USED_LOCK(CONCAT('roost:', SHA1('roost'), ':0')); EXECUTE IMMEDIATE CONCAT('KILL ', @id)",
+                "SET @id = IS_USED_LOCK(CONCAT('roost:', LEFT(SHA2('roost', 256), 40), ':0')); EXECUTE IMMEDIATE CONCAT('KILL ', @id)",
             ),
             Self::PostgreSql(server) => server.sql(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND objid = 0",

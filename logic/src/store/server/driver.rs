@@ -253,8 +253,10 @@ fn newest(migrations: &Migrator) -> i64 {
 /// sqlx asks for its lock of the schema with a timeout of -1, for ever; MariaDB takes that for a mistake, answers NULL, and two processes
 /// would change the schema at the same time. A lock of our own has a timeout that both understand.
 async fn migrate_mysql(connection: &mut MySqlConnection) -> Result<(), MigrateError> {
-    const LOCK: &str = "SELECT GET_LOCK(CONCAT('roost-schema-', LEFT(SHA2(DATABASE(), 256), 32)), 60)";
-    const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('roost-schema-', LEFT(SHA2(DATABASE(), 256), 32)))";
+    const LOCK: &str =
+        "SELECT GET_LOCK(CONCAT('roost-schema-', LEFT(SHA2(DATABASE(), 256), 32)), 60)";
+    const UNLOCK: &str =
+        "SELECT RELEASE_LOCK(CONCAT('roost-schema-', LEFT(SHA2(DATABASE(), 256), 32)))";
     let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
     if locked != Some(1) {
         let what = "another process has been changing the schema for a minute; start again when it is done";
