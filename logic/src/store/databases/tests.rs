@@ -90,15 +90,9 @@ impl Installation {
         Server::PostgreSql(PostgreSql::start()).with_databases(count)
     }
 
-    /// As another process, which its supervisor starts again when a busy server let its first session idle out meanwhile.
+    /// As another process.
     pub(crate) async fn open(&self) -> Arc<Databases> {
-        let until = Instant::now() + DEADLINE;
-        loop {
-            match Databases::open(&self.config, "logic-1", 0).await {
-                Err(StoreError::Unavailable(_)) if Instant::now() < until => {}
-                opened => return Arc::new(opened.expect("the databases")),
-            }
-        }
+        Arc::new(Databases::open(&self.config, "logic-1", 0).await.expect("the databases"))
     }
 }
 
