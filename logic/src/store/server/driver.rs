@@ -78,6 +78,8 @@ impl Target {
                     .statement_cache_capacity(STATEMENTS_KEPT)
                     .options([
                         ("synchronous_commit", "on".to_owned()),
+                        // A backslash in a literal is one.
+                        ("standard_conforming_strings", "on".to_owned()),
                         // All look-ups are by key. Plans made while tables were small, or before their first ANALYZE, would read all of
                         // them, and prepared statements keep such a plan.
                         ("enable_seqscan", "off".to_owned()),
@@ -408,6 +410,12 @@ impl Link<'_> {
 
     /// Without preparing it.
     pub(super) async fn plain(&mut self, text: &'static str) -> sqlx::Result<()> {
+        self.script(text.to_owned()).await
+    }
+
+    /// Statements without values, in one round trip. The first one that fails is the last one that was tried.
+    pub(super) async fn script(&mut self, text: String) -> sqlx::Result<()> {
+        let text = AssertSqlSafe(text);
         match self {
             Self::MySql(connection) => connection.execute(text).await.map(|_| ()),
             Self::Postgres(connection) => connection.execute(text).await.map(|_| ()),

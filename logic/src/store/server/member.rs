@@ -257,10 +257,7 @@ impl Shared {
         };
         let work = async {
             self.open(&mut session, &mut inboxes).await?;
-            for statement in &statements {
-                self.timed(session.link().execute(statement)).await?;
-            }
-            self.timed(session.link().plain("COMMIT")).await
+            self.write_all(&mut session, &statements).await
         };
         let done = work.await;
         inboxes.is_open = false;

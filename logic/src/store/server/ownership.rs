@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::driver::{Session, Statement, Value};
-use super::statement::{Conflict, Table};
+use super::statement::{Conflict, Table, padded};
 use super::writer::{Failed, Writer};
 use super::{Dialect, Result, Shared};
 use Value::{Bytes, Number, Text};
@@ -19,13 +19,10 @@ static INSTALLATION: Table = Table::new("installation (name, value)", Conflict::
 
 type Done<T> = std::result::Result<T, Failed>;
 
-/// A list of partitions for `IN`. The last one repeats up to a power of two, so that few texts exist.
+/// A list of partitions for `IN`.
 fn list(partitions: &[u16]) -> (String, Vec<Value<'static>>) {
-    let count = partitions.len().next_power_of_two();
-    let padding = partitions.last().into_iter().cycle();
-    let padded = partitions.iter().chain(padding).take(count);
-    let values = padded.map(|partition| Number((*partition).into())).collect();
-    (format!("({})", vec!["?"; count].join(",")), values)
+    let values: Vec<_> = padded(partitions).map(|partition| Number((*partition).into())).collect();
+    (format!("({})", vec!["?"; values.len()].join(",")), values)
 }
 
 impl Shared {

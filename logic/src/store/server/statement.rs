@@ -1,6 +1,7 @@
 //! Texts of statements with many rows or keys.
 //!
-//! They have 1, 2, 4, ... of them: few texts exist, so each stays prepared, and few statements carry many rows.
+//! What is written goes as scripts: a batch is one round trip, whatever it writes. Look-ups are prepared; they have 1, 2, 4, ... keys,
+//! so that few texts exist.
 
 use super::Dialect;
 use super::driver::{Statement, Value};
@@ -9,6 +10,8 @@ use super::driver::{Statement, Value};
 const ROWS_MAX: usize = 256;
 /// Keys of one look-up: beyond, planning costs more than the round trip saves.
 const KEYS_MAX: usize = 64;
+/// A script ends with the statement that passes this size. With one of the longest, as literals, it stays below 16 MiB, too.
+const SCRIPT_BYTES: usize = 1024 * 1024;
 
 /// How rows of one table are written.
 pub(super) struct Table {
@@ -48,7 +51,7 @@ impl Table {
             (Conflict::Update { mysql, .. }, Dialect::MySql) => ("INSERT", *mysql),
             (Conflict::Update { postgres, .. }, Dialect::Postgres) => ("INSERT", *postgres),
         };
-        for share in shares(rows, self.rows_max) {
+        for share in rows.chunks(self.rows_max) {
             out.push(Statement {
                 text: format!(
                     "{verb} INTO {} VALUES {} {conflict}",
@@ -68,29 +71,83 @@ pub(super) fn look_up<'a, T, const N: usize>(
     keys: &'a [T],
     key: impl Fn(&'a T) -> [Value<'a>; N],
 ) -> Vec<Statement<'a>> {
-    let values = match dialect {
+    let rows = match dialect {
         // A range of the index for each key.
         Dialect::MySql => "",
         // Joined as a table; a list would be planned as that many alternatives.
         Dialect::Postgres => "VALUES ",
     };
-    shares(keys, KEYS_MAX)
-        .map(|share| Statement {
-            text: format!("{select} ({values}{})", tuples(N, share.len())),
-            values: share.iter().flat_map(&key).collect(),
+    keys.chunks(KEYS_MAX)
+        .map(|share| {
+            let values: Vec<_> = padded(share).flat_map(&key).collect();
+            let tuples = tuples(N, values.len() / N);
+            Statement { text: format!("{select} ({rows}{tuples})"), values }
         })
         .collect()
 }
 
-/// Cuts into shares whose sizes are powers of two, none larger than `max`, itself one.
-fn shares<T>(rows: &[T], max: usize) -> impl Iterator<Item = &[T]> {
-    let mut rest = rows;
-    std::iter::from_fn(move || {
-        let size = max.min(1 << rest.len().checked_ilog2()?);
-        let (share, after) = rest.split_at(size);
-        rest = after;
-        Some(share)
-    })
+/// The keys of a look-up. The last one repeats up to a power of two, so that few texts exist.
+pub(super) fn padded<T>(keys: &[T]) -> impl Iterator<Item = &T> {
+    let count = if keys.is_empty() { 0 } else { keys.len().next_power_of_two() };
+    keys.iter().chain(keys.last().into_iter().cycle()).take(count)
+}
+
+/// The statements, and `end` last, as texts that need no values; mostly one.
+pub(super) fn scripts(dialect: Dialect, statements: &[Statement<'_>], end: &str) -> Vec<String> {
+    let mut scripts = Vec::new();
+    let mut script = String::new();
+    for statement in statements {
+        if script.len() > SCRIPT_BYTES {
+            scripts.push(std::mem::take(&mut script));
+        }
+        inline(dialect, statement, &mut script);
+        script.push_str("; ");
+    }
+    script.push_str(end);
+    scripts.push(script);
+    scripts
+}
+
+/// The text with its values in it.
+fn inline(dialect: Dialect, Statement { text, values }: &Statement<'_>, out: &mut String) {
+    let mut parts = text.split('?');
+    out.push_str(parts.next().unwrap_or_default());
+    for (part, value) in parts.zip(values) {
+        match (*value, dialect) {
+            (Value::OptionalText(None), _) => out.push_str("NULL"),
+            (Value::Text(text) | Value::OptionalText(Some(text)), Dialect::MySql) => {
+                hex("X'", text.as_bytes(), "'", out);
+            }
+            // Refused by the server: a zero would end the script.
+            (Value::Text(text) | Value::OptionalText(Some(text)), Dialect::Postgres)
+                if text.contains('\0') =>
+            {
+                hex("convert_from('\\x", text.as_bytes(), "', 'UTF8')", out);
+            }
+            // As of `standard_conforming_strings`, which sessions switch on.
+            (Value::Text(text) | Value::OptionalText(Some(text)), Dialect::Postgres) => {
+                out.push('\'');
+                out.push_str(&text.replace('\'', "''"));
+                out.push('\'');
+            }
+            (Value::Bytes(bytes), Dialect::MySql) => hex("X'", bytes, "'", out),
+            (Value::Bytes(bytes), Dialect::Postgres) => hex("'\\x", bytes, "'", out),
+            (Value::Number(number), _) => out.push_str(&number.to_string()),
+            (Value::Small(number), _) => out.push_str(&number.to_string()),
+        }
+        out.push_str(part);
+    }
+}
+
+fn hex(before: &str, bytes: &[u8], after: &str, out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.push_str(before);
+    out.reserve(bytes.len() * 2);
+    for byte in bytes {
+        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        out.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    out.push_str(after);
 }
 
 /// `(?,?),(?,?)`
@@ -117,12 +174,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_few_and_complete() {
-        let sizes =
-            |count: usize| shares(&vec![(); count], 64).map(<[()]>::len).collect::<Vec<_>>();
-        assert_eq!(sizes(0), [0; 0]);
-        assert_eq!(sizes(7), [4, 2, 1]);
-        assert_eq!(sizes(200), [64, 64, 64, 8]);
-        assert_eq!(numbered(&format!("a {} b ?", tuples(2, 2))), "a ($1,$2),($3,$4) b $5");
+    fn look_ups_have_few_texts() {
+        let look_up = |keys: &[i64]| {
+            let mut found =
+                look_up(Dialect::Postgres, "SELECT 1 WHERE (a) IN", keys, |k| [Value::Number(*k)]);
+            assert!(found.len() <= 1);
+            found.pop().map(|statement| (numbered(&statement.text), statement.values.len()))
+        };
+        assert_eq!(look_up(&[]), None);
+        assert_eq!(
+            look_up(&[7, 8, 9]),
+            Some(("SELECT 1 WHERE (a) IN (VALUES ($1),($2),($3),($4))".to_owned(), 4))
+        );
+        assert_eq!(look_up(&[7, 8, 9, 9]), look_up(&[7, 8, 9]));
+    }
+
+    #[test]
+    fn scripts_say_each_value_so_that_nothing_of_it_is_read_as_a_statement() {
+        let values = [
+            Value::Text("it's \\ ?; DROP"),
+            Value::OptionalText(None),
+            Value::Bytes(&[0, 0xaf]),
+            Value::Number(i64::MIN),
+            Value::Small(-1),
+            Value::Text("a\0b"),
+        ];
+        let insert = Statement::new("INSERT INTO t VALUES (?,?,?,?,?,?)", &values);
+        assert_eq!(
+            scripts(Dialect::MySql, std::slice::from_ref(&insert), "COMMIT"),
+            [
+                "INSERT INTO t VALUES (X'69742773205c203f3b2044524f50',NULL,X'00af',-9223372036854775808,-1,\
+              X'610062'); COMMIT"
+            ]
+        );
+        assert_eq!(
+            scripts(Dialect::Postgres, &[insert], "COMMIT"),
+            ["INSERT INTO t VALUES ('it''s \\ ?; DROP',NULL,'\\x00af',-9223372036854775808,-1,\
+              convert_from('\\x610062', 'UTF8')); COMMIT"]
+        );
+    }
+
+    #[test]
+    fn long_scripts_are_cut_and_the_last_one_ends_it() {
+        let body = vec![7; SCRIPT_BYTES];
+        let long = || Statement::new("DELETE FROM t WHERE a = ?", &[Value::Bytes(&body)]);
+        let cut = scripts(Dialect::MySql, &[long(), long()], "COMMIT");
+        assert_eq!(cut.len(), 2);
+        assert!(cut[0].starts_with("DELETE") && cut[1].ends_with("; COMMIT"));
+        assert_eq!(scripts(Dialect::MySql, &[], "COMMIT"), ["COMMIT"]);
     }
 }

@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::driver::{self, Row, Session, Statement};
+use super::statement::scripts;
 use super::{Dialect, LoadKeys, Loaded, Renewed, Result, Shared, StoreError};
 
 /// How often an idle session speaks, and a database that is away is tried.
@@ -83,13 +84,16 @@ fn again(error: StoreError) -> StoreError {
 }
 
 impl Shared {
-    /// Opens the session for the first time and brings the schema up to date.
+    /// Brings the schema up to date and opens the session for the first time.
     pub(super) async fn start(&self) -> Result<()> {
-        let mut writer = self.writer.lock().await;
-        let (mut session, worker_id) = self.open_session().await?;
+        // Says what is wrong with the server, and has ended when the schema is changed: that may take longer than a session may idle.
+        let mut session = self.connect().await?;
+        self.warn_when_not_durable(&mut session).await?;
+        session.close().await;
         let schema = self.pool.migrate().await.map_err(|error| self.place.migration(error))?;
         _ = self.schema.set(schema);
-        self.warn_when_not_durable(&mut session).await?;
+        let mut writer = self.writer.lock().await;
+        let (session, worker_id) = self.open_session().await?;
         writer.session = Some(session);
         writer.worker_id = worker_id;
         Ok(())
@@ -144,10 +148,7 @@ impl Shared {
         let mut session = self.resume(&mut writer).await?;
         let work = async {
             self.open(&mut session, &mut writer).await?;
-            for statement in statements {
-                self.timed(session.link().execute(statement)).await?;
-            }
-            self.timed(session.link().plain("COMMIT")).await
+            self.write_all(&mut session, statements).await
         };
         let done = work.await;
         if done.is_ok() {
@@ -155,6 +156,18 @@ impl Shared {
             writer.batch.clear();
         }
         self.conclude(&mut writer, session, done).await
+    }
+
+    /// And commits.
+    pub(super) async fn write_all(
+        &self,
+        session: &mut Session,
+        statements: &[Statement<'_>],
+    ) -> std::result::Result<(), Failed> {
+        for script in scripts(self.dialect, statements, "COMMIT") {
+            self.timed(session.link().script(script)).await?;
+        }
+        Ok(())
     }
 
     /// Ends a batch that writes nothing.
