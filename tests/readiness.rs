@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use roost_testing::host::Port;
-use roost_testing::{RabbitMq, Redis};
+use roost_testing::{Etcd, RabbitMq, Redis};
 use support::tiers::{Tier, register};
 use support::{get, metric, wait_for};
 
@@ -29,16 +29,18 @@ fn send(http: &Port, text: &str) -> (u16, String) {
 
 #[test]
 fn logic_names_what_is_missing() {
-    let (mut broker, mut redis) = (RabbitMq::start(), Redis::start());
+    let (mut broker, mut redis, mut etcd) = (RabbitMq::start(), Redis::start(), Etcd::start());
     let folder = tempfile::tempdir().unwrap();
     let (http, admin) = (Port::free(), Port::free());
     let file = folder.path().join("roost.toml");
     let text = format!(
         "[bus]\nurl = {:?}\npartitions = 4\n[routes]\nurl = {:?}\npause_ms = 50\n\
+         [membership]\nkind = \"etcd\"\nendpoints = [{:?}]\n\
          [logic]\nhttp_listen = \"127.0.0.1:{}\"\ndata_dir = {:?}\n[logic.http]\nsend_timeout_ms = 500\n\
          [[logic.apps]]\nid = \"shop\"\napi_keys = [{API_KEY:?}]\n",
         broker.url(),
         redis.url(),
+        etcd.url(),
         http.number(),
         folder.path().join("data"),
     );
@@ -62,8 +64,9 @@ fn logic_names_what_is_missing() {
     assert_eq!(send(&http, "one").0, 200);
     let (status, text) = report();
     assert_eq!(status, 200, "{text}");
-    for line in ["[ok ] database: ok", "[ok ] bus: ok", "[ok ] redis_routes: closed"] {
-        assert!(text.contains(line), "{line} in {text}");
+    for part in ["database: ok", "bus: ok", "redis_routes: closed", "membership: etcd, members: 0"]
+    {
+        assert!(text.contains(&format!("[ok ] {part}")), "{part} in {text}");
     }
     assert!(get(&admin("/metrics")).ends_with("# EOF\n"));
     for name in ["roost_bus_confirm_seconds_count", "roost_logic_commit_seconds_count"] {
@@ -82,6 +85,13 @@ fn logic_names_what_is_missing() {
     assert!(
         metric(&admin("/metrics"), "roost_breaker_opened_total{breaker=\"redis_routes\"}") >= 1.0
     );
+
+    // Without the registry, too.
+    assert!(get(&admin("/metrics")).contains("roost_membership_connected 1"));
+    etcd.kill();
+    wait_report(200, "[-- ] membership: etcd: ");
+    etcd.restart();
+    wait_report(200, "[ok ] membership: etcd, members: 0");
 
     // Without the broker nothing does: the first requests wait for their answer, others are told at once.
     broker.kill();

@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roost_bus::{PublishError, SharedBus};
 use roost_config::ConfigError;
+use roost_health::Check;
 use roost_membership::{RingWatch, RoutesConfig, RoutesUnavailable};
 use roost_protocol::frame::close::Close;
 use roost_protocol::{CloseReason, Encoder};
@@ -88,8 +89,8 @@ pub struct Status {
     membership: OnceLock<ReportMembership>,
 }
 
-/// Whether new clients are welcome as far as membership is concerned, and one line that says how it is.
-pub struct ReportMembership(pub Box<dyn Fn() -> (bool, String) + Send + Sync>);
+/// How membership is.
+pub struct ReportMembership(pub Box<dyn Fn() -> Check + Send + Sync>);
 
 impl std::fmt::Debug for ReportMembership {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -123,7 +124,7 @@ impl Status {
         let _ = self.membership.set(membership);
     }
 
-    pub(crate) fn membership(&self) -> Option<(bool, String)> {
+    pub(crate) fn membership(&self) -> Option<Check> {
         self.membership.get().map(|ReportMembership(report)| report())
     }
 

@@ -1,6 +1,7 @@
 //! What the operator's endpoint tells of `roost logic`.
 //!
-//! Ready means that requests are answered: the database answers, or one of several, and there is a connection to the broker. Redis is done without.
+//! Ready means that requests are answered: the database answers, or one of several, and there is a connection to the broker. Redis and the
+//! registry of gateways are done without.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use roost_bus::BusCounters;
 use roost_health::admin::Checks;
 use roost_health::{Breaker, Check, Level, breaker};
+use roost_membership::RegistryStatus;
 use roost_trace::Traces;
 
 use crate::metrics::Metrics;
@@ -24,6 +26,7 @@ pub struct Report {
     pub(crate) store: SharedStore,
     pub(crate) breakers: Vec<Arc<Breaker>>,
     pub(crate) bus: Option<Arc<BusCounters>>,
+    pub(crate) registry: Option<Arc<RegistryStatus>>,
     pub(crate) traces: Option<Arc<Traces>>,
 }
 
@@ -38,6 +41,12 @@ impl Report {
     pub fn with(mut self, bus: Arc<BusCounters>, breakers: Vec<Arc<Breaker>>) -> Self {
         self.bus = Some(bus);
         self.breakers.extend(breakers);
+        self
+    }
+
+    /// With the registry that says which gateways there are, if one does.
+    pub fn following(mut self, registry: Option<Arc<RegistryStatus>>) -> Self {
+        self.registry = registry;
         self
     }
 
@@ -76,6 +85,7 @@ impl roost_health::Report for Report {
             let mut checks = self.databases().await;
             checks.extend(self.bus.as_deref().map(bus));
             checks.extend(self.breakers.iter().map(|breaker| Check::of_breaker(breaker)));
+            checks.extend(self.registry.as_deref().map(RegistryStatus::check));
             checks
         })
     }
@@ -93,6 +103,9 @@ impl roost_health::Report for Report {
         self.metrics.encode(&mut out);
         if let Some(bus) = &self.bus {
             bus.encode(&mut out);
+        }
+        if let Some(registry) = &self.registry {
+            registry.encode(&mut out);
         }
         if let Some(traces) = &self.traces {
             traces.encode(&mut out);

@@ -177,6 +177,7 @@ impl Logic {
             store: Arc::clone(&worker_store),
             breakers,
             bus: None,
+            registry: None,
             traces: None,
         };
         let threads = config.passwords.threads;

@@ -17,6 +17,7 @@
 
 mod attempt;
 mod operation;
+mod outage;
 mod outputs;
 mod publisher;
 mod reads;
@@ -41,6 +42,7 @@ use crate::state::State;
 use crate::store::{SharedStore, StoreError};
 use attempt::Attempts;
 use operation::{Item, Operation};
+use outage::Outage;
 use outputs::{Outputs, Refusal};
 use publisher::Published;
 use reads::Read;
@@ -128,7 +130,7 @@ pub(crate) struct Worker {
     clock: Clock,
     batch_operations_max: usize,
     kept: VecDeque<Body>,
-    is_store_down: bool,
+    outage: Outage,
     published: mpsc::Sender<Published>,
     tender: Tender,
     reads: Arc<Semaphore>,
@@ -192,7 +194,7 @@ impl Worker {
             clock: parts.clock,
             batch_operations_max: parts.batch_operations_max,
             kept: VecDeque::new(),
-            is_store_down: false,
+            outage: Outage::default(),
             published,
             tender,
             reads: Arc::new(Semaphore::new(READS_AT_WORK_MAX)),
@@ -296,7 +298,7 @@ impl Worker {
             }
         }
         if failed.bodies.is_empty() && away.is_empty() {
-            self.store_is_back();
+            self.outage.end();
         }
         failed.sorted()
     }
@@ -332,9 +334,7 @@ impl Worker {
             return Vec::new();
         }
         self.metrics.store_failures.inc();
-        if !std::mem::replace(&mut self.is_store_down, true) {
-            tracing::error!(%error, "sends are refused until the database is usable again");
-        }
+        self.outage.begin(error);
         let mut keep = Vec::new();
         for item in items {
             if let Operation::Send(input) = &item.operation {
@@ -352,12 +352,6 @@ impl Worker {
             }
         }
         keep
-    }
-
-    fn store_is_back(&mut self) {
-        if std::mem::take(&mut self.is_store_down) {
-            tracing::info!("the database is usable again");
-        }
     }
 
     /// Hands what was said to the publisher, and keeps bodies with something left to do, or gives them back.

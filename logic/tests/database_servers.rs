@@ -3,13 +3,14 @@
 
 mod store;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use roost_logic::store::server::{ServerStore, StoreConfig};
 use roost_logic::store::*;
-use roost_testing::{MariaDb, PostgreSql};
+use roost_testing::{Certificate, MariaDb, PostgreSql};
 use store::{app, batch, name};
 
 /// How soon after the server is back a batch must be committed again.
@@ -233,4 +234,37 @@ async fn kills_of_mariadb_lose_nothing() {
 #[tokio::test]
 async fn kills_of_postgresql_lose_nothing() {
     check_kills(Server::postgresql()).await;
+}
+
+/// `with`: what the URL says of TLS, before the authority's file.
+async fn check_tls(server: &Server, authority: &Path, with: &str, without: &str) {
+    let url = |query: &str| config(format!("{}?{query}", server.url()));
+    let trusting = |authority: &Path| url(&format!("{with}{}", authority.display()));
+    let store = ServerStore::open(&trusting(authority), "logic-1", 0).await.unwrap();
+    store.commit(batch(1..=3)).await.unwrap();
+    store.close().await;
+    let stranger = Certificate::new("root");
+    refused(trusting(&stranger.authority()), &["cannot reach", "invalid peer certificate"]).await;
+    refused(trusting(Path::new("/absent.pem")), &["cannot read /absent.pem", "logic.store.url"])
+        .await;
+    if !without.is_empty() {
+        refused(url(without), &["does not let user"]).await;
+    }
+}
+
+#[tokio::test]
+async fn mariadb_by_tls() {
+    let mut server = MariaDb::start();
+    server.sql("CREATE DATABASE roost");
+    let authority = server.require_tls();
+    let (with, without) = ("ssl-mode=VERIFY_IDENTITY&ssl-ca=", "ssl-mode=DISABLED");
+    check_tls(&Server::MariaDb(server), &authority, with, without).await;
+}
+
+#[tokio::test]
+async fn postgresql_by_tls() {
+    let mut server = PostgreSql::start();
+    let authority = server.offer_tls();
+    let server = Server::PostgreSql(server);
+    check_tls(&server, &authority, "sslmode=verify-full&sslrootcert=", "").await;
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use roost_gateway::gateway::ReportMembership;
-use roost_membership::{Member, Registry, RegistryKind, RegistryStatus, RingWatch};
+use roost_health::{Check, Level};
+use roost_membership::{CHECK, Member, Registry, RegistryKind, RegistryStatus, RingWatch};
 
 use crate::config::Config;
 
@@ -62,7 +63,7 @@ impl Members {
         }
     }
 
-    /// Counters, when there is a registry.
+    /// How the registry is, when there is one.
     pub(super) fn status(&self) -> Option<Arc<RegistryStatus>> {
         match self {
             Self::Listed(_) => None,
@@ -76,12 +77,13 @@ impl Members {
             Self::Listed(ring) => {
                 let (kind, ring) = (RegistryKind::Static.name(), ring.clone());
                 ReportMembership(Box::new(move || {
-                    (true, format!("{kind}, members: {}", ring.load().members().len()))
+                    let text = format!("{kind}, members: {}", ring.load().members().len());
+                    Check::new(CHECK, Level::Well, text)
                 }))
             }
             Self::Registered(registry) => {
                 let status = Arc::clone(registry.status());
-                ReportMembership(Box::new(move || status.report()))
+                ReportMembership(Box::new(move || status.check()))
             }
         }
     }

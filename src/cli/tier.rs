@@ -199,7 +199,8 @@ fn start_logic(config: Config, bus: &RabbitBus, runtime: &Runtime) -> Result<Sto
         }
     })));
     let logic = Logic::start_traced(config.logic, keys, neighbours, false, &traces)?;
-    let report = logic.report().with(Arc::clone(bus.counters()), breakers).tracing(&traces);
+    let report = logic.report().with(Arc::clone(bus.counters()), breakers);
+    let report = report.following(members.status()).tracing(&traces);
     runtime.spawn(roost_health::admin::serve(admin, report, roost_trace::http::routes(traces)));
     let mut out = std::io::stdout().lock();
     writeln!(out, "http     http://{}  (OpenAPI: /v1/openapi.json)", logic.http_address)?;

@@ -9,6 +9,7 @@
 //! A further service is a file that knows its package, its command line and its condition of readiness; everything else is in
 //! [`process`] and [`host`].
 
+pub mod certificate;
 pub mod etcd;
 pub mod host;
 pub mod mariadb;
@@ -18,6 +19,7 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod zookeeper;
 
+pub use certificate::Certificate;
 pub use etcd::Etcd;
 pub use mariadb::MariaDb;
 pub use postgresql::PostgreSql;

@@ -1,11 +1,12 @@
 //! A MariaDB server with durable settings: its own data folder, port and socket.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::certificate::Certificate;
 use crate::host::{Port, need_package, own, scratch_folder, scratch_folder_in, wait_until};
 use crate::process::Process;
 
@@ -23,6 +24,7 @@ pub struct MariaDb {
     server: Process,
     folder: TempDir,
     port: Port,
+    certificate: Option<Certificate>,
 }
 
 impl MariaDb {
@@ -56,8 +58,8 @@ impl MariaDb {
             .expect("mariadb-install-db starts");
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
         let port = Port::free();
-        let server = start_server(folder.path(), &port);
-        let mut mariadb = Self { server, folder, port };
+        let server = start_server(folder.path(), &port, None);
+        let mut mariadb = Self { server, folder, port, certificate: None };
         mariadb.wait_ready();
         mariadb.sql(
             "CREATE USER roost@localhost IDENTIFIED BY 'roost'; CREATE USER roost@'127.0.0.1' IDENTIFIED BY 'roost'; \
@@ -113,8 +115,18 @@ impl MariaDb {
     /// When it does not become ready.
     pub fn restart(&mut self) {
         self.server.kill();
-        self.server = start_server(self.folder.path(), &self.port);
+        self.server = start_server(self.folder.path(), &self.port, self.certificate.as_ref());
         self.wait_ready();
+    }
+
+    /// Restarts it so that it takes connections with TLS only. Returns the authority that clients are to trust.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn require_tls(&mut self) -> PathBuf {
+        let authority = self.certificate.insert(Certificate::new(SYSTEM_USER)).authority();
+        self.restart();
+        authority
     }
 
     fn client(&self, statements: &str) -> std::process::Output {
@@ -136,7 +148,7 @@ impl MariaDb {
     }
 }
 
-fn start_server(folder: &Path, port: &Port) -> Process {
+fn start_server(folder: &Path, port: &Port, certificate: Option<&Certificate>) -> Process {
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid", SYSTEM_USER, "--regid", SYSTEM_USER, "--clear-groups"])
@@ -152,5 +164,11 @@ fn start_server(folder: &Path, port: &Port) -> Process {
         .arg(format!("--port={}", port.number()))
         .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"])
         .args(["--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"]);
+    if let Some(certificate) = certificate {
+        command
+            .arg("--require-secure-transport=ON")
+            .arg(format!("--ssl-cert={}", certificate.certificate().display()))
+            .arg(format!("--ssl-key={}", certificate.key().display()));
+    }
     Process::start(&command, &folder.join("server.log"))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::certificate::Certificate;
 use crate::host::{Port, need_package, own, scratch_folder, scratch_folder_in, wait_until};
 use crate::process::Process;
 
@@ -24,6 +25,7 @@ pub struct PostgreSql {
     server: Process,
     folder: TempDir,
     port: Port,
+    certificate: Option<Certificate>,
 }
 
 impl PostgreSql {
@@ -66,7 +68,7 @@ impl PostgreSql {
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
         let port = Port::free();
         let server = start_server(folder.path(), &port);
-        let mut postgresql = Self { server, folder, port };
+        let mut postgresql = Self { server, folder, port, certificate: None };
         postgresql.wait_ready();
         postgresql
     }
@@ -129,6 +131,26 @@ impl PostgreSql {
             self.client("SELECT 1").status.success()
         });
         self.server.must_run(&log);
+    }
+
+    /// Has it offer TLS, which its default rules then demand of nobody. Returns the authority that clients are to trust.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn offer_tls(&mut self) -> PathBuf {
+        let certificate = self.certificate.insert(Certificate::new(SYSTEM_USER));
+        let authority = certificate.authority();
+        let (file, key) = (certificate.certificate(), certificate.key());
+        for setting in [
+            format!("ssl_cert_file = '{}'", file.display()),
+            format!("ssl_key_file = '{}'", key.display()),
+            "ssl = on".to_owned(),
+        ] {
+            self.sql(&format!("ALTER SYSTEM SET {setting}"));
+        }
+        self.sql("SELECT pg_reload_conf()");
+        wait_until("PostgreSQL offers TLS", READY_WITHIN, || self.sql("SHOW ssl").trim() == "on");
+        authority
     }
 
     fn client(&self, statements: &str) -> std::process::Output {

@@ -55,9 +55,7 @@ fn checks(status: &Status) -> Vec<Check> {
         Check::new("bus", missing(bus_is_well), bus),
         Check::new("accepting", missing(pause == AcceptPause::None), pause_text(pause)),
     ];
-    if let Some((is_well, text)) = status.membership() {
-        checks.push(Check::new("membership", missing(is_well), text));
-    }
+    checks.extend(status.membership());
     if status.uses_login_keys {
         checks.push(login_keys(status));
     }

@@ -112,6 +112,11 @@ impl ServerStore {
         (worker_id, worker_ids): (u16, RangeInclusive<u16>),
     ) -> Result<Self> {
         let refused = |what: String| StoreError::Refused(what);
+        for file in tls_files(url) {
+            // The drivers would only say that there is no such file.
+            std::fs::File::open(file)
+                .map_err(|e| refused(format!("cannot read {file} of logic.store.url: {e}")))?;
+        }
         let target = Target::parse(url, &config.password)
             .map_err(|_| refused("logic.store.url cannot be read".to_owned()))?;
         let (stop, stopped) = oneshot::channel();
@@ -236,6 +241,17 @@ impl<T> Drop for Entered<'_, T> {
         let _entered = self.runtime.enter();
         self.future = None;
     }
+}
+
+/// Certificates and keys that a URL names.
+fn tls_files(url: &str) -> impl Iterator<Item = &str> {
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
+    parameters.filter_map(|parameter| parameter.split_once('=')).filter_map(|(name, value)| {
+        let is_file = ["ca", "rootcert", "root-cert", "cert", "key"]
+            .iter()
+            .any(|what| name.strip_prefix("ssl").map(|n| n.trim_start_matches('-')) == Some(*what));
+        is_file.then_some(value)
+    })
 }
 
 impl Shared {

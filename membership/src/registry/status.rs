@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
+use roost_health::{Check, Level};
 
 use super::config::RegistryKind;
 use super::{RegistryError, ring_watch::RingWatch};
+
+/// Its name in /readyz.
+pub const CHECK: &str = "membership";
 
 /// Counters and the last trouble.
 #[derive(Debug)]
@@ -37,13 +41,13 @@ impl RegistryStatus {
         self.is_connected.load(Relaxed)
     }
 
-    /// For /readyz: whether new clients are welcome, and one line. A registry that is away is no reason to turn them away: the last ring
-    /// serves. A name that somebody else has is.
-    pub fn report(&self) -> (bool, String) {
+    /// For /readyz. A registry that is away is no reason to turn new clients away: the last ring serves. A name that somebody else has
+    /// is.
+    pub fn check(&self) -> Check {
         let (kind, members) = (self.kind.name(), self.ring.load().members().len());
         let trouble = self.trouble.lock();
         let Some(error) = trouble.as_ref() else {
-            return (true, format!("{kind}, members: {members}"));
+            return Check::new(CHECK, Level::Well, format!("{kind}, members: {members}"));
         };
         let lease = match self.ring.is_fenced() {
             true => {
@@ -51,8 +55,14 @@ impl RegistryStatus {
             }
             false => "",
         };
-        let is_welcome = !matches!(error, RegistryError::NameTaken { .. });
-        (is_welcome, format!("{kind}: {error}; the last {members} members stay{lease}"))
+        let level = match error {
+            RegistryError::NameTaken { .. } => Level::Missing,
+            RegistryError::Unreachable(_)
+            | RegistryError::Refused(_)
+            | RegistryError::LeaseOver => Level::Degraded,
+        };
+        let text = format!("{kind}: {error}; the last {members} members stay{lease}");
+        Check::new(CHECK, level, text)
     }
 
     /// Appends the metrics in the Prometheus text format.

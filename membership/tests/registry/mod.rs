@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use roost_health::Level;
 use roost_membership::{Member, MembershipConfig, Registry, RegistryError};
 use roost_testing::Process;
 use roost_testing::host::{Port, wait_until};
@@ -115,7 +116,7 @@ pub(crate) fn members_come_and_go(server: &dyn Server) {
     wait_ring(&follower, "");
     assert_eq!(metric(&follower, "members"), 0);
     assert!(metric(&follower, "ring_changes_total") >= 6);
-    assert!(follower.status().report().0);
+    assert_eq!(follower.status().check().level, Level::Well);
 }
 
 /// A crashed gateway is a member until its lease is over; then its name is free. A stopped one enters itself again.
@@ -166,8 +167,9 @@ pub(crate) fn the_ring_survives_a_dead_registry(server: &mut dyn Server) {
         first.ring().is_fenced() && second.ring().is_fenced() && !follower.status().is_connected()
     });
     assert!(!follower.ring().is_fenced(), "who has no lease loses none");
-    let (is_welcome, text) = first.status().report();
-    assert!(is_welcome && text.contains("the last 2 members stay; the lease"), "{text}");
+    let check = first.status().check();
+    assert_eq!(check.level, Level::Degraded);
+    assert!(check.text.contains("the last 2 members stay; the lease"), "{check:?}");
     server.restart();
     wait_until("all are back", DEADLINE, || {
         all.iter().all(|r| r.status().is_connected() && !r.ring().is_fenced())

@@ -12,8 +12,9 @@ documented! {
     /// The database. Neither url nor urls: SQLite in data_dir, for one host.
     pub struct StoreConfig {
         /// "mysql://USER@HOST:3306/DATABASE" (MariaDB and MySQL) or "postgres://USER@HOST:5432/DATABASE": an existing empty database of
-        /// its own, whose tables USER may create; reached directly, not through a pooler of transactions, and without TLS. All logic
-        /// processes of a cluster work on it, with the same bus.
+        /// its own, whose tables USER may create; reached directly, not through a pooler of transactions. TLS is used when the server offers
+        /// it; to insist, and to check its certificate, append "?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE" (MariaDB, MySQL) or
+        /// "?sslmode=verify-full&sslrootcert=FILE" (PostgreSQL). All logic processes of a cluster work on it, with the same bus.
         url ("url"): String = String::new();
         /// Several databases instead of url, each of that form and of the same kind; one server may have several. Users and conversations are
         /// divided among them by name. Their number and order are fixed once they are used: each database keeps its place, and another list
