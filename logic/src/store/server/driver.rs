@@ -16,9 +16,12 @@ use super::{Dialect, statement};
 const STATEMENTS_KEPT: usize = 256;
 /// A transaction that waits longer for another's lock gives up.
 const LOCK_SECONDS: u32 = 5;
-/// A session that stops in the middle of a transaction is ended by the server, before those who wait for its locks give up. MySQL has
-/// no such limit: there the one for idle sessions counts.
+/// A session that stops in the middle of a transaction is ended by the server, before those who wait for its locks give up.
 pub(super) const TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(3);
+/// After this long without a word the server ends a session.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(8);
+/// MySQL has no limit of its own for transactions, so those who wait for locks have more patience.
+const MYSQL_LOCK_SECONDS: u64 = IDLE_MAX.as_secs() + 1;
 
 static MYSQL_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/mysql");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
@@ -156,7 +159,8 @@ async fn prepare(connection: &mut MySqlConnection) -> sqlx::Result<()> {
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned(),
         "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')".to_owned(),
         format!(
-            "SET SESSION innodb_lock_wait_timeout = {LOCK_SECONDS} /*M! , idle_transaction_timeout = {} */",
+            "SET SESSION innodb_lock_wait_timeout = {MYSQL_LOCK_SECONDS} \
+             /*M! , innodb_lock_wait_timeout = {LOCK_SECONDS}, idle_transaction_timeout = {} */",
             TRANSACTION_IDLE_MAX.as_secs()
         ),
     ] {

@@ -17,14 +17,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::driver::{self, Row, Session, Statement};
+use super::driver::{self, IDLE_MAX, Row, Session, Statement};
 use super::statement::scripts;
 use super::{Dialect, LoadKeys, Loaded, Renewed, Result, Shared, StoreError};
 
 /// How often an idle session speaks, and a database that is away is tried.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// After this long without a word the server ends the session.
-const IDLE_MAX: Duration = Duration::from_secs(8);
 
 /// The session, and what it has.
 #[derive(Debug, Default)]
