@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use roost_logic::store::server::{ServerStore, StoreConfig};
 use roost_logic::store::*;
 use roost_testing::{Certificate, MariaDb, PostgreSql};
-use store::{app, batch, name};
+use store::{app, batch, batch_of, name};
 
 /// How soon after the server is back a batch must be committed again.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
@@ -267,4 +267,20 @@ async fn postgresql_by_tls() {
     let authority = server.offer_tls();
     let server = Server::PostgreSql(server);
     check_tls(&server, &authority, "sslmode=verify-full&sslrootcert=", "").await;
+}
+
+/// The text of a statement that fails is logged by the server.
+#[tokio::test]
+async fn bodies_are_not_in_the_log_of_postgresql() {
+    let server = PostgreSql::start();
+    let store = ServerStore::open(&config(server.url("postgres")), "logic-1", 0).await.unwrap();
+    let secret = "for bob alone";
+    let write = || batch_of(1..=1, |_| secret.into());
+    store.commit(write()).await.unwrap();
+    assert!(matches!(store.commit(write()).await, Err(StoreError::Duplicate(_))));
+    store.close().await;
+    let log = server.log();
+    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert!(log.contains("duplicate key"), "{log}");
+    assert!(!log.contains(secret) && !log.contains(&hex), "{log}");
 }

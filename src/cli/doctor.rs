@@ -1,8 +1,12 @@
 //! `roost doctor`: what this machine allows, and what to do where it allows too little.
 
+mod disk;
+
 use std::fmt;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use roost_gateway::io::{descriptor_limit, probe};
@@ -15,7 +19,13 @@ pub(crate) struct Args {
     /// Connections this host is meant to hold; limits are judged against it.
     #[arg(long, default_value_t = 100_000)]
     connections: u64,
+    /// An existing folder on the disk that is to hold the data; it is watched for two seconds.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    data_dir: PathBuf,
 }
+
+/// An acknowledgement is to take less.
+const COMMIT_P99_MAX: Duration = Duration::from_millis(10);
 
 /// How a finding is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     findings.extend(limits(args.connections));
     findings.extend(sysctls(args.connections));
     findings.extend(ports(args.port_base));
+    findings.push(disk(&args.data_dir));
     let mut worst = Grade::Good;
     for finding in &findings {
         println!("{finding}");
@@ -224,6 +235,26 @@ fn ports(port_base: u16) -> Vec<Finding> {
             )
         })
         .collect()
+}
+
+fn disk(folder: &Path) -> Finding {
+    let ms = |duration: Duration| format!("{:.2} ms", duration.as_secs_f64() * 1e3);
+    match disk::watch(folder) {
+        Ok(disk::Waits { p50, p99, max }) => Finding::judged(
+            Grade::Warning,
+            p99 <= COMMIT_P99_MAX,
+            "disk, a durable commit",
+            format!("p50 {}, p99 {}, max {}", ms(p50), ms(p99), ms(max)),
+            "every acknowledgement waits for one: keep the data on a disk of its own, one that loses nothing when the power goes and \
+             therefore syncs at once",
+        ),
+        Err(error) => Finding {
+            grade: Grade::Bad,
+            subject: "disk, a durable commit",
+            value: format!("{}: {error}", folder.display()),
+            advice: "name a folder with --data-dir that exists and can be written".into(),
+        },
+    }
 }
 
 fn read(path: &str) -> Option<String> {

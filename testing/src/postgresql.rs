@@ -89,6 +89,14 @@ impl PostgreSql {
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
+    /// What it has logged.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("server.log")).expect("its log")
+    }
+
     /// Its first process.
     pub fn process(&self) -> &Process {
         &self.server

@@ -10,6 +10,7 @@ static MESSAGES: Table = Table {
            sender_inbox_seq, peer_inbox_seq, body)",
     rows_max: 64,
     conflict: Conflict::Refuse,
+    is_confidential: true,
 };
 static INBOX: Table =
     Table::new("inbox (app_id, owner, inbox_seq, conversation, seq)", Conflict::Refuse);

@@ -41,11 +41,13 @@ pub(super) enum Value<'a> {
 pub(super) struct Statement<'a> {
     pub(super) text: String,
     pub(super) values: Vec<Value<'a>>,
+    /// Never as a script.
+    pub(super) is_confidential: bool,
 }
 
 impl<'a> Statement<'a> {
     pub(super) fn new(text: &str, values: &[Value<'a>]) -> Self {
-        Self { text: text.to_owned(), values: values.to_vec() }
+        Self { text: text.to_owned(), values: values.to_vec(), is_confidential: false }
     }
 }
 
@@ -354,7 +356,7 @@ macro_rules! bound {
 impl Link<'_> {
     /// Rows changed.
     pub(super) async fn execute(&mut self, statement: &Statement<'_>) -> sqlx::Result<u64> {
-        let Statement { text, values } = statement;
+        let Statement { text, values, .. } = statement;
         Ok(match self {
             Self::MySql(connection) => {
                 bound!(text.clone(), values).execute(&mut **connection).await?.rows_affected()
@@ -367,7 +369,7 @@ impl Link<'_> {
     }
 
     pub(super) async fn fetch(&mut self, statement: &Statement<'_>) -> sqlx::Result<Vec<Row>> {
-        let Statement { text, values } = statement;
+        let Statement { text, values, .. } = statement;
         Ok(match self {
             Self::MySql(connection) => bound!(text.clone(), values)
                 .fetch_all(&mut **connection)

@@ -56,8 +56,8 @@ impl Shared {
         let text = format!(
             "UPDATE partition_owner SET epoch = epoch + 1, owner = ? WHERE partition_id IN {list}"
         );
-        let values = [Text(&self.owner)].into_iter().chain(values).collect();
-        self.timed(session.link().execute(&Statement { text, values })).await?;
+        let values: Vec<_> = [Text(&self.owner)].into_iter().chain(values).collect();
+        self.timed(session.link().execute(&Statement::new(&text, &values))).await?;
         self.timed(session.link().plain("COMMIT")).await?;
         for (partition, epoch) in epochs {
             writer.former.remove(&partition);
@@ -99,7 +99,7 @@ impl Shared {
              ORDER BY partition_id {lock}"
         );
         let rows = self
-            .rows(session, &[Statement { text, values }], |row| {
+            .rows(session, &[Statement::new(&text, &values)], |row| {
                 let partition = u16::try_from(row.number(0)?);
                 Ok((partition.map_err(|e| sqlx::Error::Decode(Box::new(e)))?, row.number(1)?))
             })

@@ -1,7 +1,7 @@
 //! Texts of statements with many rows or keys.
 //!
-//! What is written goes as scripts: a batch is one round trip, whatever it writes. Look-ups are prepared; they have 1, 2, 4, ... keys,
-//! so that few texts exist.
+//! What is written goes as scripts: a batch is one round trip, whatever it writes, and one more for bodies. Look-ups are prepared; they
+//! have 1, 2, 4, ... keys, so that few texts exist.
 
 use super::Dialect;
 use super::driver::{Statement, Value};
@@ -19,6 +19,8 @@ pub(super) struct Table {
     pub(super) into: &'static str,
     pub(super) rows_max: usize,
     pub(super) conflict: Conflict,
+    /// Its values stay out of the text: a server logs the text of what fails.
+    pub(super) is_confidential: bool,
 }
 
 /// What happens to a row that exists.
@@ -33,7 +35,7 @@ pub(super) enum Conflict {
 
 impl Table {
     pub(super) const fn new(into: &'static str, conflict: Conflict) -> Self {
-        Self { into, rows_max: ROWS_MAX, conflict }
+        Self { into, rows_max: ROWS_MAX, conflict, is_confidential: false }
     }
 
     /// Appends the statements that write `rows`, in their order.
@@ -59,6 +61,7 @@ impl Table {
                     tuples(N, share.len())
                 ),
                 values: share.iter().flat_map(&row).collect(),
+                is_confidential: self.is_confidential,
             });
         }
     }
@@ -81,7 +84,8 @@ pub(super) fn look_up<'a, T, const N: usize>(
         .map(|share| {
             let values: Vec<_> = padded(share).flat_map(&key).collect();
             let tuples = tuples(N, values.len() / N);
-            Statement { text: format!("{select} ({rows}{tuples})"), values }
+            let text = format!("{select} ({rows}{tuples})");
+            Statement { text, values, is_confidential: false }
         })
         .collect()
 }
@@ -92,11 +96,11 @@ pub(super) fn padded<T>(keys: &[T]) -> impl Iterator<Item = &T> {
     keys.iter().chain(keys.last().into_iter().cycle()).take(count)
 }
 
-/// The statements, and `end` last, as texts that need no values; mostly one.
+/// The statements that are not confidential, and `end` last, as texts that need no values; mostly one.
 pub(super) fn scripts(dialect: Dialect, statements: &[Statement<'_>], end: &str) -> Vec<String> {
     let mut scripts = Vec::new();
     let mut script = String::new();
-    for statement in statements {
+    for statement in statements.iter().filter(|statement| !statement.is_confidential) {
         if script.len() > SCRIPT_BYTES {
             scripts.push(std::mem::take(&mut script));
         }
@@ -109,7 +113,7 @@ pub(super) fn scripts(dialect: Dialect, statements: &[Statement<'_>], end: &str)
 }
 
 /// The text with its values in it.
-fn inline(dialect: Dialect, Statement { text, values }: &Statement<'_>, out: &mut String) {
+fn inline(dialect: Dialect, Statement { text, values, .. }: &Statement<'_>, out: &mut String) {
     let mut parts = text.split('?');
     out.push_str(parts.next().unwrap_or_default());
     for (part, value) in parts.zip(values) {

@@ -156,12 +156,15 @@ impl Shared {
         self.conclude(&mut writer, session, done).await
     }
 
-    /// And commits.
+    /// And commits. Messages go first, always: no two processes wait for each other.
     pub(super) async fn write_all(
         &self,
         session: &mut Session,
         statements: &[Statement<'_>],
     ) -> std::result::Result<(), Failed> {
+        for statement in statements.iter().filter(|statement| statement.is_confidential) {
+            self.timed(session.link().execute(statement)).await?;
+        }
         for script in scripts(self.dialect, statements, "COMMIT") {
             self.timed(session.link().script(script)).await?;
         }
