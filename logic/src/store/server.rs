@@ -38,7 +38,8 @@ use super::{BoxFuture, HistoryRange, InboxMessage, LoadKeys, Loaded, Name, Quara
 use super::{Renewed, WatermarkRow, Writes};
 use crate::ids::WORKER_ID_MAX;
 pub use config::StoreConfig;
-use driver::{Pool, Row, Schema, Statement, Target};
+use driver::schema::Schema;
+use driver::{Pool, Row, Statement, Target};
 use error::Place;
 pub(super) use member::{Entry, Pending};
 use writer::Writer;

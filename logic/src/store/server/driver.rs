@@ -2,15 +2,18 @@
 //!
 //! Everything the dialects share is written once above this file; here is what a driver's types make different.
 
+mod row;
+pub(super) mod schema;
+
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions, MySqlRow};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, MySql, Postgres};
 
 use super::{Dialect, statement};
+pub(super) use row::Row;
 
 /// Different statements of one connection that stay prepared: every text and size there is.
 const STATEMENTS_KEPT: usize = 256;
@@ -22,9 +25,6 @@ pub(super) const TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(3);
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(8);
 /// MySQL has no limit of its own for transactions, so those who wait for locks have more patience.
 const MYSQL_LOCK_SECONDS: u64 = IDLE_MAX.as_secs() + 1;
-
-static MYSQL_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/mysql");
-static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
 
 /// A value for a `?`.
 #[derive(Debug, Clone, Copy)]
@@ -211,69 +211,12 @@ impl Pool {
         Ok(Lent { connection, is_clean: true })
     }
 
-    /// Brings the schema up to date.
-    pub(super) async fn migrate(&self) -> Result<Schema, MigrateError> {
-        // Of a database without any schema there is nothing to read.
-        let ask = "SELECT CAST(COALESCE(MAX(version), 0) AS INTEGER) FROM _sqlx_migrations";
-        Ok(match self {
-            Self::MySql(pool) => {
-                let ask = ask.replace("INTEGER", "SIGNED");
-                let before = sqlx::query_scalar(AssertSqlSafe(ask)).fetch_one(pool).await;
-                migrate_mysql(&mut *pool.acquire().await?).await?;
-                Schema { before: version(before)?, now: newest(&MYSQL_MIGRATIONS) }
-            }
-            Self::Postgres(pool) => {
-                let ask = ask.replace("INTEGER", "BIGINT");
-                let before = sqlx::query_scalar(AssertSqlSafe(ask)).fetch_one(pool).await;
-                POSTGRES_MIGRATIONS.run(pool).await?;
-                Schema { before: version(before)?, now: newest(&POSTGRES_MIGRATIONS) }
-            }
-        })
-    }
-
     pub(super) async fn close(&self) {
         match self {
             Self::MySql(pool) => pool.close().await,
             Self::Postgres(pool) => pool.close().await,
         }
     }
-}
-
-/// The version of a database's schema; 0: it had none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Schema {
-    pub(super) before: i64,
-    pub(super) now: i64,
-}
-
-fn version(found: sqlx::Result<i64>) -> sqlx::Result<i64> {
-    match found {
-        // No such table.
-        Err(error) if is_answer(&error) => Ok(0),
-        found => found,
-    }
-}
-
-fn newest(migrations: &Migrator) -> i64 {
-    migrations.iter().map(|migration| migration.version).max().unwrap_or_default()
-}
-
-/// sqlx asks for its lock of the schema with a timeout of -1, for ever; MariaDB takes that for a mistake, answers NULL, and two processes
-/// would change the schema at the same time. A lock of our own has a timeout that both understand.
-async fn migrate_mysql(connection: &mut MySqlConnection) -> Result<(), MigrateError> {
-    const LOCK: &str =
-        "SELECT GET_LOCK(CONCAT('roost-schema-', LEFT(SHA2(DATABASE(), 256), 32)), 60)";
-    const UNLOCK: &str =
-        "SELECT RELEASE_LOCK(CONCAT('roost-schema-', LEFT(SHA2(DATABASE(), 256), 32)))";
-    let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await?;
-    if locked != Some(1) {
-        let what = "another process has been changing the schema for a minute; start again when it is done";
-        return Err(sqlx::Error::Protocol(what.to_owned()).into());
-    }
-    // What `run` calls; `run` itself takes no borrowed connection in a future that is sent.
-    let done = MYSQL_MIGRATIONS.run_direct(None, &mut *connection, false).await;
-    sqlx::query(UNLOCK).execute(connection).await?;
-    done
 }
 
 #[derive(Debug)]
@@ -433,68 +376,5 @@ impl Link<'_> {
             Self::MySql(connection) => connection.ping().await,
             Self::Postgres(connection) => connection.ping().await,
         }
-    }
-}
-
-/// A row of a result.
-#[derive(Debug)]
-pub(super) enum Row {
-    MySql(MySqlRow),
-    Postgres(PgRow),
-}
-
-impl Row {
-    /// A name: text in PostgreSQL, bytes in MySQL.
-    pub(super) fn text(&self, index: usize) -> sqlx::Result<&str> {
-        use sqlx::Row as _;
-        match self {
-            Self::MySql(row) => row.try_get_unchecked(index),
-            Self::Postgres(row) => row.try_get(index),
-        }
-    }
-
-    pub(super) fn optional_text(&self, index: usize) -> sqlx::Result<Option<&str>> {
-        use sqlx::Row as _;
-        match self {
-            Self::MySql(row) => row.try_get_unchecked(index),
-            Self::Postgres(row) => row.try_get(index),
-        }
-    }
-
-    pub(super) fn bytes(&self, index: usize) -> sqlx::Result<&[u8]> {
-        use sqlx::Row as _;
-        match self {
-            Self::MySql(row) => row.try_get(index),
-            Self::Postgres(row) => row.try_get(index),
-        }
-    }
-
-    pub(super) fn signed(&self, index: usize) -> sqlx::Result<i64> {
-        use sqlx::Row as _;
-        match self {
-            Self::MySql(row) => row.try_get(index),
-            Self::Postgres(row) => row.try_get(index),
-        }
-    }
-
-    pub(super) fn optional_number(&self, index: usize) -> sqlx::Result<Option<u64>> {
-        use sqlx::Row as _;
-        let number: Option<i64> = match self {
-            Self::MySql(row) => row.try_get(index)?,
-            Self::Postgres(row) => row.try_get(index)?,
-        };
-        Ok(number.map(i64::cast_unsigned))
-    }
-
-    pub(super) fn small(&self, index: usize) -> sqlx::Result<i16> {
-        use sqlx::Row as _;
-        match self {
-            Self::MySql(row) => row.try_get(index),
-            Self::Postgres(row) => row.try_get(index),
-        }
-    }
-
-    pub(super) fn number(&self, index: usize) -> sqlx::Result<u64> {
-        self.signed(index).map(i64::cast_unsigned)
     }
 }
