@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ struct Cluster {
     server: String,
     logics: [Option<Tier>; 2],
     _gateways: Vec<Tier>,
+    /// Claimed for as long as they may be listened on.
+    _ports: Vec<Port>,
     _broker: RabbitMq,
 }
 
@@ -48,8 +51,11 @@ impl Cluster {
         let address = |index: usize| format!("127.0.0.1:{}", frames[index].number());
         let list: Vec<String> =
             (0..gateways).map(|index| format!("gw-{index}={}", address(index))).collect();
+        let ports = RefCell::new(Vec::new());
         let write = |file: &str, logic: usize, gateway: usize| {
             let (path, admin) = (folder.join(file), Port::free());
+            let admin_port = admin.number();
+            ports.borrow_mut().push(admin);
             let text = format!(
                 "[bus]\nurl = {:?}\npartitions = {PARTITIONS}\nheartbeat_ms = 2000\n\
                  [cluster]\ngateways = {list:?}\nredirect = true\n\
@@ -58,7 +64,7 @@ impl Cluster {
                  [logic.store]\n{store}\n{}",
                 broker.url(),
                 address(gateway),
-                admin.number(),
+                admin_port,
                 https[logic].number(),
                 folder.join(format!("data-{logic}")),
                 app(),
@@ -73,7 +79,8 @@ impl Cluster {
         };
         let _gateways = (0..gateways).map(start).collect();
         let server = address(0);
-        Self { files, https, server, logics, _gateways, _broker: broker }
+        let _ports = frames.into_iter().chain(ports.into_inner()).collect();
+        Self { files, https, server, logics, _gateways, _ports, _broker: broker }
     }
 
     fn url(&self, logic: usize, path: &str) -> String {

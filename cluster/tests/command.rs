@@ -6,7 +6,9 @@ mod support;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use roost_testing::host::wait_until;
 use support::{cluster, fails, free_port_base, ok, roost};
 
 fn act(roost: &Path, verb: &str, folder: &Path, arguments: &[&str]) -> Command {
@@ -89,6 +91,10 @@ fn a_cluster_lives_from_up_to_down() {
     fails(&cluster(&["status"], &folder), &["STOPPED", "1 of 7"]);
     signal("-CONT", redis);
     signal("-KILL", process(&after, "gw-1"));
+    // Until the system has ended it, its port still answers something.
+    wait_until("the end of gw-1", Duration::from_secs(30), || {
+        String::from_utf8_lossy(&cluster(&["status"], &folder).stdout).contains("GONE")
+    });
     fails(&cluster(&["status"], &folder), &["GONE"]);
 
     ok(&cluster(&["down"], &folder));
