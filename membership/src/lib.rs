@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use redis::{RedisRoutes, RouteTable, RoutesConfig};
 pub use registry::config::{MembershipConfig, RegistryKind};
 pub use registry::ring_watch::RingWatch;
-pub use registry::status::{CHECK, RegistryStatus};
+pub use registry::status::RegistryStatus;
 pub use registry::{Registry, RegistryError};
 pub use ring::{Member, Ring, RingError};
 pub use static_list::{StaticList, StaticListError};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use roost_gateway::gateway::ReportMembership;
-use roost_health::{Check, Level};
-use roost_membership::{CHECK, Member, Registry, RegistryKind, RegistryStatus, RingWatch};
+use roost_membership::{Member, Registry, RegistryKind, RegistryStatus, RingWatch};
 
 use crate::config::Config;
 
@@ -75,11 +74,8 @@ impl Members {
     pub(super) fn report(&self) -> ReportMembership {
         match self {
             Self::Listed(ring) => {
-                let (kind, ring) = (RegistryKind::Static.name(), ring.clone());
-                ReportMembership(Box::new(move || {
-                    let text = format!("{kind}, members: {}", ring.load().members().len());
-                    Check::new(CHECK, Level::Well, text)
-                }))
+                let ring = ring.clone();
+                ReportMembership(Box::new(move || ring.check(RegistryKind::Static)))
             }
             Self::Registered(registry) => {
                 let status = Arc::clone(registry.status());

@@ -115,8 +115,9 @@ impl ServerStore {
         let refused = |what: String| StoreError::Refused(what);
         for file in tls_files(url) {
             // The drivers would only say that there is no such file.
-            std::fs::File::open(file)
-                .map_err(|e| refused(format!("cannot read {file} of logic.store.url: {e}")))?;
+            std::fs::File::open(&file).map_err(|e| {
+                refused(format!("cannot read {file} of logic.store.url or urls: {e}"))
+            })?;
         }
         let target = Target::parse(url, &config.password)
             .map_err(|_| refused("logic.store.url cannot be read".to_owned()))?;
@@ -245,14 +246,14 @@ impl<T> Drop for Entered<'_, T> {
 }
 
 /// Certificates and keys that a URL names.
-fn tls_files(url: &str) -> impl Iterator<Item = &str> {
-    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
-    parameters.filter_map(|parameter| parameter.split_once('=')).filter_map(|(name, value)| {
-        let is_file = ["ca", "rootcert", "root-cert", "cert", "key"]
-            .iter()
-            .any(|what| name.strip_prefix("ssl").map(|n| n.trim_start_matches('-')) == Some(*what));
-        is_file.then_some(value)
-    })
+fn tls_files(url: &str) -> Vec<String> {
+    let Ok(url) = url::Url::parse(url) else { return Vec::new() };
+    let is_file = |name: &str| {
+        let what = name.strip_prefix("ssl").map(|name| name.trim_start_matches('-'));
+        what.is_some_and(|what| ["ca", "rootcert", "root-cert", "cert", "key"].contains(&what))
+    };
+    let named = url.query_pairs().filter(|(name, _)| is_file(name));
+    named.map(|(_, file)| file.into_owned()).collect()
 }
 
 impl Shared {

@@ -26,7 +26,7 @@ impl Outage {
         }
     }
 
-    /// Something was committed.
+    /// A batch was done.
     pub(super) fn end(&mut self) {
         if self.end_now() {
             tracing::info!("the database is usable again");

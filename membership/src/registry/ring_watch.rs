@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
+use roost_health::{Check, Level};
 use tokio::sync::watch;
 
+use super::config::RegistryKind;
 use crate::ring::Ring;
+
+/// Its name in /readyz.
+pub(super) const CHECK: &str = "membership";
 
 /// A ring that may change. Clones are the same ring.
 #[derive(Debug, Clone)]
@@ -55,6 +60,12 @@ impl RingWatch {
     pub fn fixed(ring: Arc<ArcSwap<Ring>>) -> Self {
         let (_, changes) = watch::channel(());
         Self { ring, is_fenced: Arc::default(), changes }
+    }
+
+    /// For /readyz, when all is well.
+    pub fn check(&self, kind: RegistryKind) -> Check {
+        let text = format!("{}, members: {}", kind.name(), self.load().members().len());
+        Check::new(CHECK, Level::Well, text)
     }
 
     /// The ring as of now.

@@ -6,11 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 use roost_health::{Check, Level};
 
+use super::RegistryError;
 use super::config::RegistryKind;
-use super::{RegistryError, ring_watch::RingWatch};
-
-/// Its name in /readyz.
-pub const CHECK: &str = "membership";
+use super::ring_watch::{CHECK, RingWatch};
 
 /// Counters and the last trouble.
 #[derive(Debug)]
@@ -44,11 +42,11 @@ impl RegistryStatus {
     /// For /readyz. A registry that is away is no reason to turn new clients away: the last ring serves. A name that somebody else has
     /// is.
     pub fn check(&self) -> Check {
-        let (kind, members) = (self.kind.name(), self.ring.load().members().len());
         let trouble = self.trouble.lock();
         let Some(error) = trouble.as_ref() else {
-            return Check::new(CHECK, Level::Well, format!("{kind}, members: {members}"));
+            return self.ring.check(self.kind);
         };
+        let (kind, members) = (self.kind.name(), self.ring.load().members().len());
         let lease = match self.ring.is_fenced() {
             true => {
                 "; the lease of this gateway is over: it serves who comes and sends nobody away"

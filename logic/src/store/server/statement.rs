@@ -3,6 +3,8 @@
 //! What is written goes as scripts: a batch is one round trip, whatever it writes, and one more for bodies. Look-ups are prepared; they
 //! have 1, 2, 4, ... keys, so that few texts exist.
 
+use std::fmt::Write as _;
+
 use super::Dialect;
 use super::driver::{Statement, Value};
 
@@ -54,15 +56,14 @@ impl Table {
             (Conflict::Update { postgres, .. }, Dialect::Postgres) => ("INSERT", *postgres),
         };
         for share in rows.chunks(self.rows_max) {
-            out.push(Statement {
-                text: format!(
-                    "{verb} INTO {} VALUES {} {conflict}",
-                    self.into,
-                    tuples(N, share.len())
-                ),
-                values: share.iter().flat_map(&row).collect(),
-                is_confidential: self.is_confidential,
-            });
+            let values: Vec<_> = match self.conflict {
+                // Prepared; a row that is there already stays and is not counted.
+                Conflict::Keep => padded(share).flat_map(&row).collect(),
+                Conflict::Refuse | Conflict::Update { .. } => share.iter().flat_map(&row).collect(),
+            };
+            let tuples = tuples(N, values.len() / N);
+            let text = format!("{verb} INTO {} VALUES {tuples} {conflict}", self.into);
+            out.push(Statement { text, values, is_confidential: self.is_confidential });
         }
     }
 }
@@ -90,10 +91,9 @@ pub(super) fn look_up<'a, T, const N: usize>(
         .collect()
 }
 
-/// The keys of a look-up. The last one repeats up to a power of two, so that few texts exist.
+/// Keys, or rows of which one more counts for nothing. The last one repeats up to a power of two, so that few texts exist.
 pub(super) fn padded<T>(keys: &[T]) -> impl Iterator<Item = &T> {
-    let count = if keys.is_empty() { 0 } else { keys.len().next_power_of_two() };
-    keys.iter().chain(keys.last().into_iter().cycle()).take(count)
+    keys.iter().chain(keys.last().into_iter().cycle()).take(keys.len().next_power_of_two())
 }
 
 /// The statements that are not confidential, and `end` last, as texts that need no values; mostly one.
@@ -131,13 +131,17 @@ fn inline(dialect: Dialect, Statement { text, values, .. }: &Statement<'_>, out:
             // As of `standard_conforming_strings`, which sessions switch on.
             (Value::Text(text) | Value::OptionalText(Some(text)), Dialect::Postgres) => {
                 out.push('\'');
-                out.push_str(&text.replace('\'', "''"));
+                for (index, piece) in text.split('\'').enumerate() {
+                    out.push_str(if index == 0 { "" } else { "''" });
+                    out.push_str(piece);
+                }
                 out.push('\'');
             }
             (Value::Bytes(bytes), Dialect::MySql) => hex("X'", bytes, "'", out),
             (Value::Bytes(bytes), Dialect::Postgres) => hex("'\\x", bytes, "'", out),
-            (Value::Number(number), _) => out.push_str(&number.to_string()),
-            (Value::Small(number), _) => out.push_str(&number.to_string()),
+            // A String takes everything.
+            (Value::Number(number), _) => _ = write!(out, "{number}"),
+            (Value::Small(number), _) => _ = write!(out, "{number}"),
         }
         out.push_str(part);
     }
