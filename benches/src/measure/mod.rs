@@ -157,6 +157,8 @@ const FOREIGN_CPU_MAX_REALTIME: f64 = 0.30;
 const STOLEN_MAX: f64 = 0.02;
 /// Lag of the generator, 99th percentile, that an open-loop round tolerates.
 const LAG_MAX: Duration = Duration::from_micros(200);
+/// The generator has its core for itself: when it is later than this even once, the machine stood still.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// Why an outcome proves nothing, if it does not.
 fn void_reason(outcome: &Outcome, settings: &Settings) -> Option<String> {
@@ -166,6 +168,7 @@ fn void_reason(outcome: &Outcome, settings: &Settings) -> Option<String> {
     };
     let stolen = outcome.stolen_seconds / outcome.seconds;
     let lag = spread::percentile(&outcome.lag, 0.99).unwrap_or_default();
+    let pause = spread::max(&outcome.lag);
     if outcome.listen_overflows > 0 {
         Some(format!("{} connections met a full listen queue", outcome.listen_overflows))
     } else if stolen > STOLEN_MAX {
@@ -174,6 +177,8 @@ fn void_reason(outcome: &Outcome, settings: &Settings) -> Option<String> {
         Some(format!("others used {:.0} % of a core", outcome.foreign_cpu_share() * 100.0))
     } else if lag > LAG_MAX.as_nanos() as f64 {
         Some(format!("the generator lagged by {:.0} us (p99)", lag / 1000.0))
+    } else if pause > PAUSE_MAX.as_nanos() as f64 {
+        Some(format!("the generator stood still for {:.0} ms", pause / 1e6))
     } else {
         None
     }

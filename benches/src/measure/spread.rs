@@ -65,6 +65,13 @@ pub(super) fn percentile(latency: &Latency, quantile: f64) -> Option<f64> {
     percentile_of(&all, quantile)
 }
 
+/// The highest value of an outcome's latency, nanoseconds; of none it is zero.
+pub(super) fn max(latency: &Latency) -> f64 {
+    let mut all = histogram();
+    latency.add_to(&mut all);
+    all.max() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
