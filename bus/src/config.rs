@@ -38,8 +38,9 @@ documented! {
         name_wait ("name_wait_ms"): Duration = Duration::from_secs(25);
         /// Bodies in each direction that the broker may have unconfirmed; as many more may wait, then publishers are told that it is full.
         unconfirmed_max ("unconfirmed_max"): u16 = 256;
-        /// Bodies of one partition that a worker holds unacknowledged.
-        inbound_prefetch ("inbound_prefetch"): u16 = 16;
+        /// Bodies of one partition that a worker holds unacknowledged: what one partition can do while a batch is on its way to the
+        /// database and back to gateways. Bodies are small as long as the broker confirms them at once.
+        inbound_prefetch ("inbound_prefetch"): u16 = 64;
         /// Bodies that a gateway holds and has not distributed yet.
         outbound_prefetch ("outbound_prefetch"): u16 = 64;
         /// How often a body may take its worker down before it is put into the queue roost.dead.

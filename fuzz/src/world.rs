@@ -162,9 +162,9 @@ impl World {
         while let Some(turn) = self.source.pop() {
             let (mut bytes, mut messages) = (0, 0);
             let mut batch = InboundBatchBuilder::new("gw");
-            for (_, record) in turn.records() {
-                batch.push_record(record);
-                bytes += record.len() as u64;
+            for record in turn.records() {
+                batch.push_record(record.bytes);
+                bytes += record.bytes.len() as u64;
                 messages += 1;
             }
             self.source.recycle(turn);

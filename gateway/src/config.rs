@@ -137,6 +137,10 @@ documented! {
         batch_messages_max ("batch_messages_max"): u16 = 256;
         /// Bytes in one batch on the bus, unless one message alone is larger.
         batch_bytes_max ("batch_bytes_max"): u32 = 64 * 1024;
+        /// How long an acknowledgement of a client (DELIVER_ACK) waits at most for a message of its partition that takes it along:
+        /// without it half of all batches are such acknowledgements, alone.
+        #[serde(with = "milliseconds")]
+        acknowledgement_wait ("acknowledgement_wait_ms"): Duration = Duration::from_millis(50);
         /// How long a client answered busy is told to wait.
         #[serde(with = "milliseconds")]
         busy_retry_after ("busy_retry_after_ms"): Duration = Duration::from_millis(200);

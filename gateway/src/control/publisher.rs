@@ -5,8 +5,9 @@
 //!                                                  ▲                    │ one failed, all are answered
 //!                                                  └──── go back to the first that failed, after a pause
 //! ```
-//! One [`Lane`] per partition decides what is published when; this file is the loop around them. Batches size themselves: when the bus is ready a message leaves at once, alone; while two batches
-//! are unconfirmed, what arrives becomes the next batch. Everything is bounded by the [`Gate`], which is released only by
+//! One [`Lane`] per partition decides what is published when; this file is the loop around them. Batches size themselves: when the bus
+//! is ready a message leaves at once, alone; while two batches are unconfirmed, what arrives becomes the next batch. Acknowledgements
+//! of clients, half of all that arrives, wait a little for a message of their partition that takes them along. Everything is bounded by the [`Gate`], which is released only by
 //! confirms, so nothing is ever dropped here: shards are refused instead.
 
 mod lane;
@@ -239,11 +240,12 @@ fn push_records(
     ready: &mut Vec<usize>,
     settings: &InboundSettings,
 ) {
-    for (partition, record, traced) in turn.traced_records() {
-        let index = usize::from(partition.0);
+    let now = Instant::now();
+    for record in turn.records() {
+        let index = usize::from(record.partition.0);
         // Partitions were computed for this number of lanes.
         if let Some(lane) = lanes.get_mut(index) {
-            lane.push(record, traced, settings);
+            lane.push(&record, now, settings);
             if ready.last() != Some(&index) {
                 ready.push(index);
             }

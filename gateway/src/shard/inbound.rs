@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use crossbeam_queue::ArrayQueue;
 use roost_protocol::envelope::{self, ConnectionAddress, Inbound, InboundKind};
 use roost_protocol::topology::Partition;
-use roost_protocol::{ClientMsgId, CloseReason};
+use roost_protocol::{ClientMsgId, CloseReason, FrameKind};
 
 use crate::io::Waker;
 use gate::Amount;
@@ -44,11 +44,32 @@ pub struct Traced {
     pub received_us: u64,
 }
 
+/// One envelope of a turn.
+#[derive(Debug)]
+struct Entry {
+    partition: Partition,
+    bytes: u32,
+    may_wait: bool,
+}
+
+/// The same, as the publisher reads it.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// Where it goes.
+    pub partition: Partition,
+    /// As [`envelope::record`] made it.
+    pub bytes: &'a [u8],
+    /// It may wait for company: nobody waits for what follows from it.
+    pub may_wait: bool,
+    /// The message, when it is traced.
+    pub traced: Option<Traced>,
+}
+
 /// What one shard said in one turn.
 #[derive(Debug, Default)]
 pub struct InboundTurn {
     records: Vec<u8>,
-    entries: Vec<(Partition, u32)>,
+    entries: Vec<Entry>,
     /// Traced messages among the entries, by their position, ascending.
     traced: Vec<(u32, Traced)>,
     closes: Vec<(ConnectionAddress, CloseReason)>,
@@ -57,20 +78,15 @@ pub struct InboundTurn {
 }
 
 impl InboundTurn {
-    /// Envelopes as [`envelope::record`] made them, in order.
-    pub fn records(&self) -> impl Iterator<Item = (Partition, &[u8])> {
-        self.traced_records().map(|(partition, record, _)| (partition, record))
-    }
-
-    /// The same, with the message when it is traced.
-    pub fn traced_records(&self) -> impl Iterator<Item = (Partition, &[u8], Option<Traced>)> {
+    /// Envelopes, in order.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let mut rest = self.records.as_slice();
         let mut traced = self.traced.iter().peekable();
-        self.entries.iter().zip(0u32..).map_while(move |((partition, bytes), position)| {
-            let (record, next) = rest.split_at_checked(usize::try_from(*bytes).ok()?)?;
+        self.entries.iter().zip(0u32..).map_while(move |(entry, position)| {
+            let (bytes, next) = rest.split_at_checked(usize::try_from(entry.bytes).ok()?)?;
             rest = next;
-            let is_traced = traced.next_if(|(traced, _)| *traced == position);
-            Some((*partition, record, is_traced.map(|(_, traced)| *traced)))
+            let traced = traced.next_if(|(traced, _)| *traced == position).map(|(_, t)| *t);
+            Some(Record { partition: entry.partition, bytes, may_wait: entry.may_wait, traced })
         })
     }
 
@@ -162,7 +178,11 @@ impl InboundQueue {
         }
         envelope::record(&mut self.turn.records, inbound, payload);
         let bytes = self.turn.records.len() - before;
-        self.turn.entries.push((partition, u32::try_from(bytes).unwrap_or(u32::MAX)));
+        self.turn.entries.push(Entry {
+            partition,
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            may_wait: inbound.frame_kind == FrameKind::DeliverAck,
+        });
         Ok(())
     }
 
@@ -309,7 +329,7 @@ mod tests {
 
     fn numbers(turn: &InboundTurn) -> Vec<u32> {
         turn.records()
-            .map(|(_, record)| u32::from_le_bytes(*record.last_chunk().unwrap()))
+            .map(|record| u32::from_le_bytes(*record.bytes.last_chunk().unwrap()))
             .collect()
     }
 

@@ -164,9 +164,9 @@ impl World {
     pub(crate) fn take(&mut self) -> Vec<Received> {
         let mut received = Vec::new();
         while let Some(turn) = self.source.pop() {
-            for (_, record) in turn.records() {
+            for record in turn.records() {
                 let mut batch = InboundBatchBuilder::new("gw");
-                batch.push_record(record);
+                batch.push_record(record.bytes);
                 let batch = InboundBatch::parse(batch.take()).unwrap();
                 received.extend(batch.iter().map(|record| {
                     let (inbound, payload) = record.unwrap();
@@ -193,8 +193,9 @@ impl World {
     /// The bus confirms everything logic took.
     pub(crate) fn confirm(&mut self) {
         while let Some(turn) = self.unconfirmed.pop_front() {
-            let (bytes, messages) =
-                turn.records().fold((0, 0), |(b, m), (_, record)| (b + record.len() as u64, m + 1));
+            let (bytes, messages) = turn
+                .records()
+                .fold((0, 0), |(b, m), record| (b + record.bytes.len() as u64, m + 1));
             self.gate.release(bytes, messages);
             self.source.recycle(turn);
             self.source.offer_room();

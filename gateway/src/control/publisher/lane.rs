@@ -12,7 +12,7 @@ use roost_protocol::envelope::InboundBatchBuilder;
 use tokio::time::Instant;
 
 use crate::config::InboundSettings;
-use crate::shard::inbound::Traced;
+use crate::shard::inbound::{Record, Traced};
 
 /// Batches of one partition that may be unconfirmed.
 const UNCONFIRMED_MAX: usize = 2;
@@ -53,6 +53,8 @@ pub(super) struct Lane {
     open: InboundBatchBuilder,
     open_record_bytes: u64,
     open_traced: Vec<Traced>,
+    /// When the open batch leaves at the latest, unless the bus is not ready.
+    open_due: Option<Instant>,
     sealed: VecDeque<Batch>,
     unconfirmed: VecDeque<Unconfirmed>,
     /// With traced messages, until [`Lane::visit_confirmed`].
@@ -88,6 +90,7 @@ impl Lane {
             open: InboundBatchBuilder::new(origin),
             open_record_bytes: 0,
             open_traced: Vec::new(),
+            open_due: None,
             sealed: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             confirmed: VecDeque::new(),
@@ -95,19 +98,17 @@ impl Lane {
         }
     }
 
-    pub(super) fn push(
-        &mut self,
-        record: &[u8],
-        traced: Option<Traced>,
-        settings: &InboundSettings,
-    ) {
+    pub(super) fn push(&mut self, record: &Record<'_>, now: Instant, settings: &InboundSettings) {
+        let &Record { bytes, may_wait, traced, .. } = record;
         let is_full = self.open.count() >= usize::from(settings.batch_messages_max)
-            || self.open.bytes() as u64 + record.len() as u64 > u64::from(settings.batch_bytes_max);
+            || self.open.bytes() as u64 + bytes.len() as u64 > u64::from(settings.batch_bytes_max);
         if is_full && !self.open.is_empty() {
             self.seal();
         }
-        self.open.push_record(record);
-        self.open_record_bytes += record.len() as u64;
+        let due = if may_wait { now + settings.acknowledgement_wait } else { now };
+        self.open_due = Some(self.open_due.map_or(due, |open_due| open_due.min(due)));
+        self.open.push_record(bytes);
+        self.open_record_bytes += bytes.len() as u64;
         self.open_traced.extend(traced);
     }
 
@@ -116,6 +117,7 @@ impl Lane {
         let record_bytes = std::mem::take(&mut self.open_record_bytes);
         let traced = std::mem::take(&mut self.open_traced);
         let body = self.open.take();
+        self.open_due = None;
         self.sealed.push_back(Batch { body, messages, record_bytes, traced, published_at: None });
     }
 
@@ -132,7 +134,7 @@ impl Lane {
         if self.unconfirmed.len() >= UNCONFIRMED_MAX {
             return None;
         }
-        if self.sealed.is_empty() && !self.open.is_empty() {
+        if self.sealed.is_empty() && self.open_due.is_some_and(|due| due <= now) {
             self.seal();
         }
         let mut batch = self.sealed.pop_front()?;
@@ -206,6 +208,7 @@ impl Lane {
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         match self.state {
             LaneState::Pausing { until, .. } if self.unconfirmed.is_empty() => Some(until),
+            LaneState::Flowing if self.unconfirmed.len() < UNCONFIRMED_MAX => self.open_due,
             LaneState::Flowing | LaneState::Failed { .. } | LaneState::Pausing { .. } => None,
         }
     }
@@ -224,6 +227,7 @@ fn traced(batch: &Batch) -> Option<TracedBatch<'_>> {
 #[cfg(test)]
 pub(super) mod tests {
     use roost_protocol::envelope::{ConnectionAddress, Inbound, InboundBatch, InboundKind};
+    use roost_protocol::topology::Partition;
     use roost_protocol::{ClientMsgId, FrameKind};
 
     use super::*;
@@ -266,12 +270,24 @@ pub(super) mod tests {
             Self { lane: Lane::new("gw"), now: Instant::now(), ticket: 0, next: 0 }
         }
         fn push(&mut self, count: u32) {
+            self.push_all(count, false);
+        }
+        fn push_acknowledgement(&mut self) {
+            self.push_all(1, true);
+        }
+        fn push_all(&mut self, count: u32, may_wait: bool) {
             for _ in 0..count {
                 let mut record = Vec::new();
                 let payload = self.next.to_le_bytes();
                 roost_protocol::envelope::record(&mut record, &envelope(), &payload);
                 let traced = Traced { id: ClientMsgId([0; 16]), received_us: self.next.into() };
-                self.lane.push(&record, Some(traced), &settings());
+                let record = Record {
+                    partition: Partition(0),
+                    bytes: &record,
+                    may_wait,
+                    traced: Some(traced),
+                };
+                self.lane.push(&record, self.now, &settings());
                 self.next += 1;
             }
         }
@@ -309,6 +325,28 @@ pub(super) mod tests {
         assert_eq!(b.publish(), Some((3, vec![5, 6])));
         assert_eq!((b.answer(2, true), b.answer(3, true)), (3, 2));
         assert!(b.lane.is_idle());
+    }
+
+    #[test]
+    fn an_acknowledgement_leaves_with_a_message_or_when_its_time_is_over() {
+        let mut b = Bench::new();
+        b.push_acknowledgement();
+        let due = b.now + settings().acknowledgement_wait;
+        assert_eq!((b.publish(), b.lane.wakes_at()), (None, Some(due)));
+        b.push(1);
+        assert_eq!(b.publish(), Some((0, vec![0, 1])));
+        assert_eq!(b.lane.wakes_at(), None);
+        b.push_acknowledgement();
+        b.now += settings().acknowledgement_wait / 2;
+        b.push_acknowledgement();
+        assert_eq!(b.publish(), None);
+        assert!(!b.lane.is_idle(), "a drain waits for it");
+        b.now += settings().acknowledgement_wait / 2;
+        assert_eq!(b.publish(), Some((1, vec![2, 3])), "as of the first");
+        b.push_acknowledgement();
+        assert_eq!(b.lane.wakes_at(), None, "two are unconfirmed: their answer is what counts");
+        b.push(2);
+        assert_eq!((b.answer(0, true), b.publish()), (2, Some((2, vec![4, 5, 6]))));
     }
 
     #[test]
