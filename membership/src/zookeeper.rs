@@ -105,11 +105,8 @@ impl ZooKeeper {
         let (client, path) = (self.client()?, self.path(&entry.name));
         let data = entry.encode();
         if self.claimed.as_ref() == Some(&path) {
-            let replace = async || match client.set_data(&path, &data, None).await {
-                Err(Error::NoNode) => Ok(false),
-                result => result.map(|_| true),
-            };
-            if self.ask(replace()).await? {
+            let replace = async || found(client.set_data(&path, &data, None).await);
+            if self.ask(replace()).await?.is_some() {
                 return Ok(());
             }
         }
@@ -118,19 +115,18 @@ impl ZooKeeper {
             Err(Error::NodeExists) => Ok(false),
             result => result.map(|_| true),
         };
-        let mut is_made = self.ask(create()).await?;
-        if !is_made {
-            let (there, stat) = self.ask(client.get_data(&path)).await?;
+        // What is there may end between two questions: then it is created after all.
+        while !self.ask(create()).await? {
+            let look = async || found(client.get_data(&path).await);
+            let Some((there, stat)) = self.ask(look()).await? else { continue };
             let other = Entry::decode(&entry.name, &there);
-            // A former session of this process made it, and has not ended for the server.
-            if other.as_ref().is_some_and(|other| other.incarnation == entry.incarnation) {
-                self.ask(client.delete(&path, Some(stat.version))).await?;
-                is_made = self.ask(create()).await?;
-            }
-            if !is_made {
+            if other.as_ref().is_none_or(|other| other.incarnation != entry.incarnation) {
                 let address = other.map_or_else(|| "an unknown address".to_owned(), |o| o.address);
                 return Err(RegistryError::NameTaken { name: entry.name.clone(), address });
             }
+            // A former session of this process made it, and has not ended for the server.
+            let remove = async || found(client.delete(&path, Some(stat.version)).await);
+            self.ask(remove()).await?;
         }
         self.claimed = Some(path);
         Ok(())
@@ -220,6 +216,14 @@ impl ZooKeeper {
             _ => "",
         };
         RegistryError::Refused(format!("{} refuses: {error}{advice}", self.servers))
+    }
+}
+
+/// None: there is no such node, or no longer.
+fn found<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Err(Error::NoNode) => Ok(None),
+        answer => answer.map(Some),
     }
 }
 
