@@ -7,8 +7,8 @@
 //! ```
 //! One [`Lane`] per partition decides what is published when; this file is the loop around them. Batches size themselves: when the bus
 //! is ready a message leaves at once, alone; while two batches are unconfirmed, what arrives becomes the next batch. Acknowledgements
-//! of clients, half of all that arrives, wait a little for a message of their partition that takes them along. Everything is bounded by the [`Gate`], which is released only by
-//! confirms, so nothing is ever dropped here: shards are refused instead.
+//! of clients, half of all that arrives, wait a little for a message of their partition that takes them along. Everything is bounded by
+//! the [`Gate`], which is released only by confirms, so nothing is ever dropped here: shards are refused instead.
 
 mod lane;
 
