@@ -3,10 +3,13 @@
 //! Expected: p99 of our gateway at most 1.5 times, p99.9 twice, p99.99 three times the io_uring
 //! floor's with the same idle connections on as many rings.
 //!
-//! Latency counts from the time a message was due. Rounds are merged before percentiles are taken,
-//! and a percentile needs a hundred samples beyond it.
+//! Latency counts from the time a message was due. A round is made of slices of three seconds beside
+//! the same idle connections, and a slice that others on the machine disturbed is measured again:
+//! what a hypervisor takes away comes in bursts. Undisturbed slices are merged before percentiles
+//! are taken, and a percentile needs a hundred samples beyond it.
 
 use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -21,8 +24,11 @@ const SUBJECTS: [Subject; 4] =
     [Subject::UringEcho, Subject::Gateway, Subject::GatewayEpoll, Subject::MonoioEcho];
 const RATE: u32 = 20_000;
 const ACTIVE: usize = 1000;
-/// A disturbed round is measured again, this many times the rounds wanted in all.
-const ATTEMPTS_MAX: usize = 3;
+const SLICE: Duration = Duration::from_secs(3);
+/// Not counted at the begin of each slice.
+const WARMUP: Duration = Duration::from_millis(500);
+/// A round has this many times the slices that it needs to get as many undisturbed ones.
+const ATTEMPTS_MAX: usize = 4;
 const QUANTILES: [f64; 4] = [0.50, 0.99, 0.999, 0.9999];
 
 /// One subject.
@@ -41,8 +47,17 @@ pub(super) struct Row {
     /// p99 of the generator's own delay.
     lag_p99_us: Option<f64>,
     max_us: f64,
+    /// What the figures are made of.
+    slices: usize,
     /// Disturbed by others on the machine; not part of the figures.
-    void_rounds: usize,
+    void_slices: usize,
+}
+
+/// The slices of one subject.
+#[derive(Default)]
+struct Slices {
+    undisturbed: Vec<Outcome>,
+    void: usize,
 }
 
 /// Interleaved rounds over the subjects.
@@ -52,65 +67,76 @@ pub(super) fn measure(settings: &Settings, void: &mut Vec<String>) -> Result<Vec
     let on_direct_descriptors = [Subject::UringEcho, Subject::Gateway];
     let fits = |subject: &Subject| rings == 1 || on_direct_descriptors.contains(subject);
     let subjects: Vec<Subject> = settings.subjects(&SUBJECTS).into_iter().filter(fits).collect();
-    let mut outcomes: Vec<Vec<Outcome>> = subjects.iter().map(|_| Vec::new()).collect();
-    let mut void_rounds = vec![0; subjects.len()];
-    for attempt in 1..=ATTEMPTS_MAX * settings.rounds {
-        for (index, &subject) in subjects.iter().enumerate() {
-            if outcomes[index].len() == settings.rounds {
-                continue;
-            }
-            let outcome = round(settings, subject, rings)?;
-            let reason = void_reason(&outcome, settings);
-            print_round(attempt, subject, &outcome, reason.as_deref());
-            match reason {
-                None => outcomes[index].push(outcome),
-                Some(_) => void_rounds[index] += 1,
-            }
+    let wanted = (settings.duration * 2).div_duration_f64(SLICE).ceil().max(1.0) as usize;
+    let mut all: Vec<Slices> = subjects.iter().map(|_| Slices::default()).collect();
+    for _ in 0..settings.rounds {
+        for (&subject, slices) in subjects.iter().zip(&mut all) {
+            round(settings, subject, rings, wanted, slices)?;
         }
     }
     let mut rows: Vec<Row> = Vec::new();
-    for ((&subject, outcomes), void_rounds) in subjects.iter().zip(&outcomes).zip(void_rounds) {
-        if outcomes.len() < settings.rounds {
-            let (valid, wanted) = (outcomes.len(), settings.rounds);
-            void.push(format!("latency, {subject}: {valid} of {wanted} rounds undisturbed"));
+    for (&subject, slices) in subjects.iter().zip(&all) {
+        let (valid, wanted) = (slices.undisturbed.len(), wanted * settings.rounds);
+        if valid < wanted {
+            void.push(format!("latency, {subject}: {valid} of {wanted} slices undisturbed"));
         }
-        let mut row = summarise(settings, subject, outcomes, rows.first());
-        (row.rings, row.void_rounds) = (rings, void_rounds);
-        rows.push(row);
+        rows.push(summarise(settings, subject, rings, slices, rows.first()));
     }
     print(&rows);
     Ok(rows)
 }
 
-fn round(settings: &Settings, subject: Subject, rings: usize) -> Result<Outcome> {
+/// Adds `wanted` undisturbed slices, or as many as the attempts give.
+fn round(
+    settings: &Settings,
+    subject: Subject,
+    rings: usize,
+    wanted: usize,
+    slices: &mut Slices,
+) -> Result<()> {
     let server = Server::start(subject, rings, settings.placement)?;
     let mut ballast = Ballast::start(&server, settings.idle, settings.placement)?;
     ballast.hold(settings.idle)?;
     // What so many logins leave to do is not what is asked here.
     sleep(settings.settle);
-    generate(
-        &Load {
-            targets: server.targets.clone(),
-            connections: ACTIVE,
-            framing: subject.framing(),
-            pace: Pace::PerSecond(RATE),
-            warmup: settings.duration / 5,
-            duration: settings.duration * 2,
-            realtime: settings.placement.realtime,
-            server_pid: Some(server.process.pid()),
-        },
-        settings.placement,
-    )
+    let load = Load {
+        targets: server.targets.clone(),
+        connections: ACTIVE,
+        framing: subject.framing(),
+        pace: Pace::PerSecond(RATE),
+        warmup: WARMUP,
+        duration: SLICE,
+        realtime: settings.placement.realtime,
+        server_pid: Some(server.process.pid()),
+    };
+    let mut missing = wanted;
+    for _ in 0..wanted * ATTEMPTS_MAX {
+        if missing == 0 {
+            break;
+        }
+        let outcome = generate(&load, settings.placement)?;
+        let reason = void_reason(&outcome, settings);
+        print_slice(subject, &outcome, reason.as_deref());
+        match reason {
+            None => {
+                slices.undisturbed.push(outcome);
+                missing -= 1;
+            }
+            Some(_) => slices.void += 1,
+        }
+    }
+    Ok(())
 }
 
 fn summarise(
     settings: &Settings,
     subject: Subject,
-    outcomes: &[Outcome],
+    rings: usize,
+    slices: &Slices,
     floor: Option<&Row>,
 ) -> Row {
     let (mut intended, mut sent, mut lag) = (histogram(), histogram(), histogram());
-    for outcome in outcomes {
+    for outcome in &slices.undisturbed {
         outcome.intended_to_received.add_to(&mut intended);
         outcome.sent_to_received.add_to(&mut sent);
         outcome.lag.add_to(&mut lag);
@@ -128,25 +154,26 @@ fn summarise(
     Row {
         subject: subject.name(),
         idle: settings.idle,
-        rings: 1,
+        rings,
         rate: RATE,
         intended_to_received_us,
         ratio,
         sent_to_received_us: quantiles(&sent),
         lag_p99_us: percentile_of(&lag, 0.99).map(|value| value / 1000.0),
         max_us: intended.max() as f64 / 1000.0,
-        void_rounds: 0,
+        slices: slices.undisturbed.len(),
+        void_slices: slices.void,
     }
 }
 
-fn print_round(attempt: usize, subject: Subject, outcome: &Outcome, void: Option<&str>) {
+fn print_slice(subject: Subject, outcome: &Outcome, void: Option<&str>) {
     let microseconds = |quantile| match percentile(&outcome.intended_to_received, quantile) {
         Some(value) => format!("{:.0}", value / 1000.0),
         None => "-".to_owned(),
     };
     let (p50, p99, p999) = (microseconds(0.50), microseconds(0.99), microseconds(0.999));
     let void = void.map(|reason| format!(", void: {reason}")).unwrap_or_default();
-    println!("latency {attempt}, {subject}: {p50} / {p99} / {p999} us{void}");
+    println!("latency, {subject}: {p50} / {p99} / {p999} us{void}");
 }
 
 fn print(rows: &[Row]) {
@@ -157,8 +184,8 @@ fn print(rows: &[Row]) {
         first.rate, first.idle, first.rings
     );
     println!(
-        "{:<14} {:>16} {:>16} {:>16} {:>16} {:>9} {:>9} {:>5}",
-        "subject", "p50", "p99", "p99.9", "p99.99", "max", "lag p99", "void"
+        "{:<14} {:>16} {:>16} {:>16} {:>16} {:>9} {:>9} {:>6} {:>5}",
+        "subject", "p50", "p99", "p99.9", "p99.99", "max", "lag p99", "slices", "void"
     );
     for row in rows {
         print!("{:<14}", row.subject);
@@ -171,6 +198,6 @@ fn print(rows: &[Row]) {
             print!(" {text:>16}");
         }
         let lag = row.lag_p99_us.unwrap_or_default();
-        println!(" {:>9.0} {lag:>9.1} {:>5}", row.max_us, row.void_rounds);
+        println!(" {:>9.0} {lag:>9.1} {:>6} {:>5}", row.max_us, row.slices, row.void_slices);
     }
 }
