@@ -118,6 +118,7 @@ impl Subject {
             gateways: 1,
             logic: 1,
             store,
+            databases: 1,
             membership: Membership::Static,
             port_base: PORT_BASE + index * PORT_STEP,
             shards: 1,

@@ -94,7 +94,7 @@ impl Cluster {
         let (broker, redis, store) = std::thread::scope(|scope| {
             let broker = scope.spawn(RabbitMq::start);
             let redis = scope.spawn(Redis::start);
-            let store = Store::start(options.store, seams.data_folder.as_deref());
+            let store = Store::start(options, seams.data_folder.as_deref());
             (broker.join(), redis.join(), store)
         });
         let registry = Registry::start(options.membership);
@@ -112,7 +112,7 @@ impl Cluster {
             data_folder: seams.data_folder.clone(),
             broker_password,
             redis_url: redis.url(),
-            store_url: store.url(),
+            store_urls: store.urls(options),
             registry: registry.endpoint(),
         };
         let secrets = Secrets::make()?;

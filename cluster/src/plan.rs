@@ -61,6 +61,9 @@ pub struct Shape {
     /// Database
     #[arg(long, value_enum, default_value = "mariadb")]
     pub store: StoreKind,
+    /// Databases of its server that divide users and conversations among them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub databases: u16,
     /// How gateways know each other
     #[arg(long, value_enum, default_value = "static")]
     pub membership: Membership,
@@ -84,6 +87,9 @@ impl Shape {
                 "--store sqlite is a file of one logic process: use --logic 1, or --store mariadb"
             );
         }
+        if self.store == StoreKind::Sqlite && self.databases > 1 {
+            bail!("--store sqlite is one file: use --databases 1, or --store mariadb");
+        }
         let blocks = self.gateways.max(self.logic);
         if u32::from(self.port_base) + u32::from(blocks) * u32::from(BLOCK) > 65_535 {
             bail!(
@@ -106,6 +112,16 @@ impl Shape {
     /// Names of the logic processes.
     pub(crate) fn logic_names(&self) -> Vec<String> {
         (1..=self.logic).map(|number| format!("logic-{number}")).collect()
+    }
+
+    /// Names of the databases.
+    pub(crate) fn database_names(&self) -> Vec<String> {
+        (1..=self.databases)
+            .map(|number| match number {
+                1 => "roost".to_owned(),
+                _ => format!("roost_{number}"),
+            })
+            .collect()
     }
 
     /// Where clients reach the gateway `index`.
@@ -159,8 +175,8 @@ pub(crate) struct Services {
     pub(crate) data_folder: Option<PathBuf>,
     pub(crate) broker_password: String,
     pub(crate) redis_url: String,
-    /// Empty: SQLite.
-    pub(crate) store_url: String,
+    /// One for each database; empty: SQLite.
+    pub(crate) store_urls: Vec<String>,
     /// Empty: a static list.
     pub(crate) registry: String,
 }
@@ -231,7 +247,14 @@ pub(crate) fn logic_file(
     let admin = format!("127.0.0.1:{}", options.logic_admin(index));
     set(&mut table, "logic.admin_listen", admin)?;
     set(&mut table, "logic.data_dir", data.display().to_string())?;
-    set(&mut table, "logic.store.url", services.store_url.clone())?;
+    match services.store_urls.as_slice() {
+        [] => set(&mut table, "logic.store.url", "")?,
+        [url] => set(&mut table, "logic.store.url", url.clone())?,
+        urls => {
+            set(&mut table, "logic.store.url", "")?;
+            set(&mut table, "logic.store.urls", urls.to_vec())?;
+        }
+    }
     Ok(toml::to_string(&table)?)
 }
 
@@ -316,6 +339,8 @@ mod tests {
         check(&[], None);
         check(&["--gateways", "3", "--logic", "4"], None);
         check(&["--store", "sqlite", "--logic", "2"], Some("--logic 1"));
+        check(&["--store", "sqlite", "--databases", "2"], Some("--databases 1"));
+        check(&["--store", "postgres", "--databases", "2"], None);
         check(&["--port-base", "60000", "--gateways", "64"], None);
     }
 

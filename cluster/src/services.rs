@@ -5,7 +5,7 @@ use std::path::Path;
 use roost_testing::{Etcd, MariaDb, PostgreSql, ZooKeeper};
 
 use crate::cluster::Part;
-use crate::plan::{Membership, StoreKind};
+use crate::plan::{Membership, Shape, StoreKind};
 use crate::probe::Probe;
 
 /// Where gateways enter themselves.
@@ -85,28 +85,30 @@ impl Registry {
 }
 
 impl Store {
-    /// With its data in `folder`, or anywhere.
-    pub(crate) fn start(kind: StoreKind, folder: Option<&Path>) -> Self {
-        match kind {
+    /// With its data in `folder`, or anywhere, and its databases empty.
+    pub(crate) fn start(shape: &Shape, folder: Option<&Path>) -> Self {
+        let store = match shape.store {
             StoreKind::Mariadb => {
-                let server = folder.map_or_else(MariaDb::start, MariaDb::start_in);
-                server.sql("CREATE DATABASE roost");
-                Self::MariaDb(server)
+                Self::MariaDb(folder.map_or_else(MariaDb::start, MariaDb::start_in))
             }
             StoreKind::Postgres => {
-                let server = folder.map_or_else(PostgreSql::start, PostgreSql::start_in);
-                server.sql("CREATE DATABASE roost");
-                Self::PostgreSql(server)
+                Self::PostgreSql(folder.map_or_else(PostgreSql::start, PostgreSql::start_in))
             }
             StoreKind::Sqlite => Self::Sqlite,
+        };
+        for name in shape.database_names() {
+            store.sql(&format!("CREATE DATABASE {name}"));
         }
+        store
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Of each of its databases; none of a file.
+    pub(crate) fn urls(&self, shape: &Shape) -> Vec<String> {
+        let names = shape.database_names().into_iter();
         match self {
-            Self::MariaDb(server) => server.url("roost"),
-            Self::PostgreSql(server) => server.url("roost"),
-            Self::Sqlite => String::new(),
+            Self::MariaDb(server) => names.map(|name| server.url(&name)).collect(),
+            Self::PostgreSql(server) => names.map(|name| server.url(&name)).collect(),
+            Self::Sqlite => Vec::new(),
         }
     }
 
