@@ -72,11 +72,35 @@ pub fn histogram(
     histogram
 }
 
-/// When the last message that waited longer than `patience_us` was answered; `None` when none waited so long.
-#[must_use]
-pub fn last_late_answer(waits: &[Wait], patience_us: u64, end_us: u64) -> Option<u64> {
-    let late = waits.iter().filter(|wait| wait.length_us(end_us) > patience_us);
-    late.map(|wait| wait.acked_us.unwrap_or(end_us)).max()
+/// After so long without a message that had to wait an outage is over, and what waits then has another cause.
+const APART_US: u64 = 2_000_000;
+
+/// How a part of a run that began with an outage went on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outage {
+    /// When the last message of the outage was answered that waited longer than usual; `None`: none did.
+    pub last_answer_us: Option<u64>,
+    /// So many messages waited longer than usual later on.
+    pub late_afterwards: usize,
+}
+
+impl Outage {
+    /// Of `waits` by the time they were due, when the cause of the outage was over at `healed_us` and more than `patience_us` is unusual.
+    #[must_use]
+    pub fn of(waits: &[Wait], healed_us: u64, patience_us: u64, end_us: u64) -> Self {
+        let mut outage = Self::default();
+        for wait in waits.iter().filter(|wait| wait.length_us(end_us) > patience_us) {
+            // Whoever sends while others still wait for its end meets the outage, too.
+            let over_us = outage.last_answer_us.unwrap_or(0).max(healed_us);
+            if wait.due_us > over_us + APART_US {
+                outage.late_afterwards += 1;
+            } else {
+                let answered_us = wait.acked_us.unwrap_or(end_us);
+                outage.last_answer_us = outage.last_answer_us.max(Some(answered_us));
+            }
+        }
+        outage
+    }
 }
 
 #[cfg(test)]
@@ -117,10 +141,29 @@ mod tests {
     fn the_last_late_answer_ends_an_outage() {
         let all = waits(&[(100, Some(150)), (200, Some(2_000)), (300, Some(1_900))]);
         let some = all.between(0, 1_000);
-        assert_eq!(last_late_answer(some, 500, 9_000), Some(2_000));
-        assert_eq!(last_late_answer(some, 5_000, 9_000), None);
+        let ended = |last_answer_us| Outage { last_answer_us, late_afterwards: 0 };
+        assert_eq!(Outage::of(some, 100, 500, 9_000), ended(Some(2_000)));
+        assert_eq!(Outage::of(some, 100, 5_000, 9_000), ended(None));
         let never = waits(&[(100, None)]);
-        assert_eq!(last_late_answer(never.between(0, 200), 500, 9_000), Some(9_000));
+        assert_eq!(Outage::of(never.between(0, 200), 100, 500, 9_000), ended(Some(9_000)));
         assert_eq!(histogram(some, 9_000, |wait| wait.due_us > 100).count(), 2);
+    }
+
+    #[test]
+    fn what_waits_long_after_an_outage_has_another_cause() {
+        let second = 1_000_000;
+        let due_and_answered = [
+            // The outage, healed at 1 s, and its backlog ...
+            (0, Some(3 * second)),
+            (5 * second - 1, Some(7 * second)),
+            // ... with whom it held up until 9 s ...
+            (9 * second, Some(10 * second)),
+            // ... and what came when all had been well for more than two seconds.
+            (12 * second + 1, Some(14 * second)),
+            (20 * second, Some(20 * second + 10)),
+        ];
+        let all = waits(&due_and_answered);
+        let outage = Outage::of(all.between(0, 30 * second), second, second / 2, 30 * second);
+        assert_eq!(outage, Outage { last_answer_us: Some(10 * second), late_afterwards: 1 });
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use roost_loadtest::waits::{Waits, histogram, last_late_answer};
+use roost_loadtest::waits::{Outage, Waits, histogram};
 
 use super::load::Load;
 use super::{Options, Part, check_promises, ms, seconds};
@@ -113,13 +113,20 @@ fn figures(phase: &Phase, waits: &Waits) -> Vec<Figure> {
     let patience_us = PATIENCE_US.max(calm_p99.unwrap_or(0) * PATIENCE_FACTOR);
     // When nobody waited for long, the longest wait bounds it.
     let longest_us = met.iter().map(|wait| wait.length_us(end_us)).max().unwrap_or(0);
-    let last_us = last_late_answer(met, patience_us, end_us);
+    let outage = Outage::of(met, healed_us, patience_us, end_us);
+    let last_us = outage.last_answer_us;
     let recovered =
         seconds(last_us.map_or(longest_us, |last_us| last_us.saturating_sub(healed_us)));
     let of = |what: &str, unit, measured| Figure::new(&phase.name, what, unit, measured);
     let unanswered = met.iter().filter(|wait| wait.acked_us.is_none()).count() as u64;
     let failed = phase.refused.max(unanswered);
-    let time = |what: &str, most: f64| vec![of(what, Unit::Seconds, Some(recovered)).must(most)];
+    let time = |what: &str, most: f64| {
+        let afterwards = Some(outage.late_afterwards as f64);
+        vec![
+            of(what, Unit::Seconds, Some(recovered)).must(most),
+            of("late answers when that was over", Unit::Count, afterwards),
+        ]
+    };
     let away = |ratio_most: Option<f64>| {
         let during = histogram(waits.between(fault_us, healed_us), end_us, |_| true);
         let p99s = during.at_quantile(0.99).zip(calm_p99);
