@@ -71,6 +71,24 @@ fn busy_port() {
 }
 
 #[test]
+fn doctor_knows_a_server_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::new(folder.path());
+    let port_base = options.port_base.to_string();
+    let path = folder.path().to_str().unwrap();
+    let doctor = || command(&["doctor", "--port-base", &port_base, "--data-dir", path]);
+
+    let taken = TcpListener::bind(("127.0.0.1", options.port_base)).unwrap();
+    run_fails(doctor(), 1, &[]);
+    drop(taken);
+    let server = Server::start(&options);
+    let said = run_ok(doctor());
+    let used = format!("{port_base} is used by the Roost that runs here");
+    assert!(said.contains(&used), "{said}");
+    drop(server);
+}
+
+#[test]
 fn folders() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a-file");

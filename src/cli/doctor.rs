@@ -27,6 +27,9 @@ pub(crate) struct Args {
 /// An acknowledgement is to take less.
 const COMMIT_P99_MAX: Duration = Duration::from_millis(10);
 
+/// A Roost that runs here has answered by then.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// How a finding is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Grade {
@@ -214,6 +217,7 @@ fn sysctls(connections: u64) -> Vec<Finding> {
 }
 
 fn ports(port_base: u16) -> Vec<Finding> {
+    let is_roost = roost_runs(port_base.saturating_add(super::dev::PORT_ADMIN));
     [0, super::dev::PORT_FRAMES, super::dev::PORT_ADMIN]
         .into_iter()
         .map(|offset| {
@@ -225,16 +229,29 @@ fn ports(port_base: u16) -> Vec<Finding> {
                     advice: "choose a --port-base below 65526".into(),
                 };
             };
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+            let is_free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+            let state = match (is_free, is_roost) {
+                (true, _) => "is free",
+                (false, true) => "is used by the Roost that runs here",
+                (false, false) => "is taken",
+            };
             Finding::judged(
                 Grade::Bad,
-                free.is_ok(),
+                is_free || is_roost,
                 "port",
-                format!("{port} {}", if free.is_ok() { "is free" } else { "is taken" }),
+                format!("{port} {state}"),
                 format!("stop what listens there (ss -ltnp 'sport = :{port}') or choose another --port-base"),
             )
         })
         .collect()
+}
+
+/// Whether `roost dev` is what listens: its admin port says so.
+fn roost_runs(admin: u16) -> bool {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER_WITHIN)).build();
+    let answer = ureq::Agent::from(agent).get(format!("http://127.0.0.1:{admin}/metrics")).call();
+    let text = answer.and_then(|mut answer| answer.body_mut().read_to_string());
+    text.is_ok_and(|text| text.contains("\nroost_"))
 }
 
 fn disk(folder: &Path) -> Finding {
