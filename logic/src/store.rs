@@ -14,6 +14,7 @@
 
 pub mod databases;
 pub(crate) mod key;
+pub mod layered;
 pub(crate) mod opened;
 pub(crate) mod placement;
 pub mod rows;

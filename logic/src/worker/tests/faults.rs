@@ -8,13 +8,10 @@ use roost_bus::in_process::{FaultRates, Faults};
 use roost_protocol::frame::receipt::ReceiptKind;
 
 use super::harness::{Harness, sqlite};
-use crate::store::{
-    Account, BoxFuture, HistoryRange, HistoryRows, InboxMessage, LoadKeys, Loaded, Name,
-    Quarantined, RefreshFamily, RefreshToken, Renewed, Result, Rotation, SharedStore, Store,
-    StoreError, WatermarkRow, Writes,
-};
+use crate::store::layered::{Layer, Layered};
+use crate::store::{BoxFuture, HistoryRange, Renewed, Result, Store, StoreError, Writes};
 
-/// What a [`Faulty`] store does wrong at the next commits.
+/// What a store does wrong at the next commits.
 #[derive(Default)]
 struct Plan {
     /// Full disk: nothing is written.
@@ -27,31 +24,32 @@ struct Plan {
     refused_body: parking_lot::Mutex<Option<Vec<u8>>>,
 }
 
-struct Faulty {
-    inner: SharedStore,
-    plan: Arc<Plan>,
-}
-
-impl Store for Faulty {
-    fn begin<'a>(&'a self, partitions: &'a [u16]) -> BoxFuture<'a, Result<Vec<Renewed>>> {
-        let fenced = &self.plan.fenced;
-        let is_fenced =
-            fenced.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+impl Layer for Arc<Plan> {
+    fn begin<'a>(
+        &'a self,
+        _: &'a dyn Store,
+        partitions: &'a [u16],
+    ) -> BoxFuture<'a, Result<Vec<Renewed>>> {
+        let is_fenced = self
+            .fenced
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+            .is_ok();
         let begun =
             if is_fenced { Err(StoreError::Fenced(partitions.to_vec())) } else { Ok(Vec::new()) };
         Box::pin(std::future::ready(begun))
     }
-    fn commit(&self, writes: Writes) -> BoxFuture<'_, Result<()>> {
+
+    fn commit<'a>(&'a self, inner: &'a dyn Store, writes: Writes) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            if self.plan.is_full.load(Ordering::Relaxed) {
+            if self.is_full.load(Ordering::Relaxed) {
                 return Err(StoreError::Unavailable("database or disk is full".to_owned()));
             }
-            let refused = self.plan.refused_body.lock().clone();
+            let refused = self.refused_body.lock().clone();
             if refused.is_some_and(|body| writes.messages.iter().any(|m| m.body == body)) {
                 return Err(StoreError::Refused("string or blob too big".to_owned()));
             }
-            self.inner.commit(writes).await?;
-            let hangs = &self.plan.hangs_after_commit;
+            inner.commit(writes).await?;
+            let hangs = &self.hangs_after_commit;
             if hangs
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                 .is_ok()
@@ -61,94 +59,11 @@ impl Store for Faulty {
             Ok(())
         })
     }
-    fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>> {
-        self.inner.load(keys)
-    }
-    fn quarantine<'a>(&'a self, entry: &'a Quarantined) -> BoxFuture<'a, Result<()>> {
-        self.inner.quarantine(entry)
-    }
-    fn worker_mark(&self, worker_id: u16) -> BoxFuture<'_, Result<u64>> {
-        self.inner.worker_mark(worker_id)
-    }
-    fn is_tending_due(&self) -> bool {
-        self.inner.is_tending_due()
-    }
-    fn tend(&self) -> BoxFuture<'_, Result<()>> {
-        self.inner.tend()
-    }
-    fn inbox_positions<'a>(
-        &'a self,
-        owners: &'a [(Name, Name)],
-    ) -> BoxFuture<'a, Result<Vec<u64>>> {
-        self.inner.inbox_positions(owners)
-    }
-    fn inbox_page<'a>(
-        &'a self,
-        app: &'a str,
-        owner: &'a str,
-        after: u64,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<InboxMessage>>> {
-        self.inner.inbox_page(app, owner, after, limit)
-    }
-    fn history<'a>(
-        &'a self,
-        app: &'a str,
-        conversation: &'a str,
-        range: HistoryRange,
-    ) -> BoxFuture<'a, Result<Option<HistoryRows>>> {
-        self.inner.history(app, conversation, range)
-    }
-    fn watermarks<'a>(
-        &'a self,
-        app: &'a str,
-        conversation: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<WatermarkRow>>> {
-        self.inner.watermarks(app, conversation)
-    }
-    fn add_users<'a>(
-        &'a self,
-        app: &'a str,
-        users: &'a [Name],
-        now_ms: u64,
-    ) -> BoxFuture<'a, Result<u64>> {
-        self.inner.add_users(app, users, now_ms)
-    }
-    fn register<'a>(&'a self, app: &'a str, account: &'a Account) -> BoxFuture<'a, Result<()>> {
-        self.inner.register(app, account)
-    }
-    fn account<'a>(
-        &'a self,
-        app: &'a str,
-        user: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Account>>> {
-        self.inner.account(app, user)
-    }
-    fn set_display_name<'a>(
-        &'a self,
-        app: &'a str,
-        user: &'a str,
-        display_name: &'a str,
-    ) -> BoxFuture<'a, Result<bool>> {
-        self.inner.set_display_name(app, user, display_name)
-    }
-    fn open_family<'a>(&'a self, family: &'a RefreshFamily) -> BoxFuture<'a, Result<()>> {
-        self.inner.open_family(family)
-    }
-    fn refresh_token(&self, token_hash: [u8; 32]) -> BoxFuture<'_, Result<Option<RefreshToken>>> {
-        self.inner.refresh_token(token_hash)
-    }
-    fn rotate<'a>(&'a self, rotation: &'a Rotation) -> BoxFuture<'a, Result<()>> {
-        self.inner.rotate(rotation)
-    }
-    fn revoke_family(&self, family: [u8; 16], now_ms: u64) -> BoxFuture<'_, Result<()>> {
-        self.inner.revoke_family(family, now_ms)
-    }
 }
 
 async fn faulty(dir: &tempfile::TempDir) -> (Harness, Arc<Plan>) {
     let plan = Arc::new(Plan::default());
-    let store = Arc::new(Faulty { inner: sqlite(dir.path()).await, plan: Arc::clone(&plan) });
+    let store = Arc::new(Layered::new(sqlite(dir.path()).await, Arc::clone(&plan)));
     (Harness::over(store).await, plan)
 }
 
