@@ -247,14 +247,12 @@ pub(crate) fn logic_file(
     let admin = format!("127.0.0.1:{}", options.logic_admin(index));
     set(&mut table, "logic.admin_listen", admin)?;
     set(&mut table, "logic.data_dir", data.display().to_string())?;
-    match services.store_urls.as_slice() {
-        [] => set(&mut table, "logic.store.url", "")?,
-        [url] => set(&mut table, "logic.store.url", url.clone())?,
-        urls => {
-            set(&mut table, "logic.store.url", "")?;
-            set(&mut table, "logic.store.urls", urls.to_vec())?;
-        }
-    }
+    let (url, urls) = match services.store_urls.as_slice() {
+        [url] => (url.clone(), Vec::new()),
+        urls => (String::new(), urls.to_vec()),
+    };
+    set(&mut table, "logic.store.url", url)?;
+    set(&mut table, "logic.store.urls", urls)?;
     Ok(toml::to_string(&table)?)
 }
 
