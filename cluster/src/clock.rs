@@ -3,10 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 /// A process looks into its file so often; in seconds, as libfaketime takes it.
 const LOOKS_EVERY_S: u64 = 1;
+
+/// faketime ends when something in /dev/shm has its process id already: a process that was killed, long ago, left it there.
+const ATTEMPTS: u32 = 20;
+
+/// Removes what libfaketime leaves in memory when its process is killed; its id may be another one's some day.
+pub(crate) fn clean_up_after(process: u32) {
+    for name in [format!("faketime_shm_{process}"), format!("sem.faketime_sem_{process}")] {
+        // Only a process with a clock of its own has any.
+        let _ = std::fs::remove_file(Path::new("/dev/shm").join(name));
+    }
+}
 
 /// libfaketime, in its build for threads, and where its files are.
 #[derive(Debug)]
@@ -19,13 +30,18 @@ impl Clocks {
     /// # Errors
     /// When libfaketime is not installed.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
-        let found = Command::new("faketime").args(["-f", "+0", "env"]).output();
-        let found = found.context("faketime is missing: apt-get install faketime")?;
-        let text = String::from_utf8(found.stdout)?;
-        let line = text.lines().find_map(|line| line.strip_prefix("LD_PRELOAD="));
-        let library = line.context("faketime preloads no library")?;
-        let library = library.replace("libfaketime.so", "libfaketimeMT.so");
-        Ok(Self { library, folder: folder.to_owned() })
+        let mut said = String::new();
+        for _ in 0..ATTEMPTS {
+            let found = Command::new("faketime").args(["-f", "+0", "env"]).output();
+            let found = found.context("faketime is missing: apt-get install faketime")?;
+            let text = String::from_utf8(found.stdout)?;
+            if let Some(library) = text.lines().find_map(|line| line.strip_prefix("LD_PRELOAD=")) {
+                let library = library.replace("libfaketime.so", "libfaketimeMT.so");
+                return Ok(Self { library, folder: folder.to_owned() });
+            }
+            said = String::from_utf8_lossy(&found.stderr).into_owned();
+        }
+        bail!("faketime preloads no library: {said}")
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use roost_testing::Process;
 
+use crate::clock;
 use crate::probe::{Probe, Readiness};
 
 /// Start to readiness; a database that was killed may have to recover first.
@@ -105,11 +106,13 @@ impl Node {
     /// kill -9. Returns when it is gone.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
+        clock::clean_up_after(self.id());
     }
 
     /// SIGTERM; kill -9 when it does not end.
     pub(crate) fn end(&mut self) {
         self.process.end();
+        clock::clean_up_after(self.id());
     }
 
     pub(crate) fn pause(&self) {
@@ -133,7 +136,7 @@ impl Node {
     }
 
     fn launch(&mut self) {
-        self.process.kill();
+        self.kill();
         self.process = launch(&self.program, &self.variables, (self.tier, &self.file), &self.log);
     }
 
@@ -141,6 +144,12 @@ impl Node {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let tail = text.floor_char_boundary(text.len().saturating_sub(1_500));
         text[tail..].to_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

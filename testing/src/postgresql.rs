@@ -180,6 +180,13 @@ impl PostgreSql {
     }
 }
 
+impl Drop for PostgreSql {
+    /// Killed, it would leave a shared memory segment behind, of which the kernel has a limited number.
+    fn drop(&mut self) {
+        self.server.quit();
+    }
+}
+
 fn start_server(folder: &Path, port: &Port) -> Process {
     let mut command = as_system_user("postgres");
     command
@@ -189,6 +196,8 @@ fn start_server(folder: &Path, port: &Port) -> Process {
         .arg("-k")
         .arg(folder)
         .args(["-c", "shared_buffers=64MB", "-c", "fsync=on", "-c", "synchronous_commit=on"])
+        // In its folder: what is in /dev/shm stays there when it is killed.
+        .args(["-c", "dynamic_shared_memory_type=mmap"])
         .current_dir(folder);
     Process::start(&command, &folder.join("server.log"))
 }

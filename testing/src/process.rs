@@ -75,7 +75,19 @@ impl Process {
 
     /// Asks it to end (SIGTERM) and waits; kills it when it does not.
     pub fn end(&mut self) {
-        self.signal(Signal::TERM);
+        self.end_by(Signal::TERM);
+    }
+
+    /// Ends at once, but in its own way (SIGQUIT); kills it when it does not.
+    pub fn quit(&mut self) {
+        self.end_by(Signal::QUIT);
+    }
+
+    fn end_by(&mut self, signal: Signal) {
+        if self.ended().is_some() {
+            return;
+        }
+        self.signal(signal);
         let until = Instant::now() + END_WITHIN;
         while self.ended().is_none() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
