@@ -78,9 +78,11 @@ const APART_US: u64 = 2_000_000;
 /// How a part of a run that began with an outage went on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outage {
-    /// When the last message of the outage was answered that waited longer than usual; `None`: none did.
+    /// When the last message was answered that waited longer than usual, whatever the cause; `None`: none did.
     pub last_answer_us: Option<u64>,
-    /// So many messages waited longer than usual later on.
+    /// The same of those that the outage itself held up.
+    pub over_us: Option<u64>,
+    /// So many waited longer than usual later on.
     pub late_afterwards: usize,
 }
 
@@ -90,13 +92,13 @@ impl Outage {
     pub fn of(waits: &[Wait], healed_us: u64, patience_us: u64, end_us: u64) -> Self {
         let mut outage = Self::default();
         for wait in waits.iter().filter(|wait| wait.length_us(end_us) > patience_us) {
+            let answered_us = Some(wait.acked_us.unwrap_or(end_us));
+            outage.last_answer_us = outage.last_answer_us.max(answered_us);
             // Whoever sends while others still wait for its end meets the outage, too.
-            let over_us = outage.last_answer_us.unwrap_or(0).max(healed_us);
-            if wait.due_us > over_us + APART_US {
+            if wait.due_us > outage.over_us.unwrap_or(0).max(healed_us) + APART_US {
                 outage.late_afterwards += 1;
             } else {
-                let answered_us = wait.acked_us.unwrap_or(end_us);
-                outage.last_answer_us = outage.last_answer_us.max(Some(answered_us));
+                outage.over_us = outage.over_us.max(answered_us);
             }
         }
         outage
@@ -141,7 +143,7 @@ mod tests {
     fn the_last_late_answer_ends_an_outage() {
         let all = waits(&[(100, Some(150)), (200, Some(2_000)), (300, Some(1_900))]);
         let some = all.between(0, 1_000);
-        let ended = |last_answer_us| Outage { last_answer_us, late_afterwards: 0 };
+        let ended = |at| Outage { last_answer_us: at, over_us: at, late_afterwards: 0 };
         assert_eq!(Outage::of(some, 100, 500, 9_000), ended(Some(2_000)));
         assert_eq!(Outage::of(some, 100, 5_000, 9_000), ended(None));
         let never = waits(&[(100, None)]);
@@ -164,6 +166,7 @@ mod tests {
         ];
         let all = waits(&due_and_answered);
         let outage = Outage::of(all.between(0, 30 * second), second, second / 2, 30 * second);
-        assert_eq!(outage, Outage { last_answer_us: Some(10 * second), late_afterwards: 1 });
+        let (last_answer_us, over_us) = (Some(14 * second), Some(10 * second));
+        assert_eq!(outage, Outage { last_answer_us, over_us, late_afterwards: 1 });
     }
 }

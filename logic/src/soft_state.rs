@@ -27,7 +27,7 @@ impl Epoch {
     }
 }
 
-/// A store whose inbox pages come from the cache where it can answer.
+/// A store whose inbox pages come from the cache where it can answer; the cache was opened with this store's identity.
 pub type CachedStore = Layered<InboxCache>;
 
 impl Layer for InboxCache {

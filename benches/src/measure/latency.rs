@@ -171,9 +171,9 @@ fn print_slice(subject: Subject, outcome: &Outcome, void: Option<&str>) {
         Some(value) => format!("{:.0}", value / 1000.0),
         None => "-".to_owned(),
     };
-    let (p50, p99, p999) = (microseconds(0.50), microseconds(0.99), microseconds(0.999));
+    let (p50, p99) = (microseconds(0.50), microseconds(0.99));
     let void = void.map(|reason| format!(", void: {reason}")).unwrap_or_default();
-    println!("latency, {subject}: {p50} / {p99} / {p999} us{void}");
+    println!("latency, {subject}: {p50} / {p99} us{void}");
 }
 
 fn print(rows: &[Row]) {

@@ -114,17 +114,18 @@ fn figures(phase: &Phase, waits: &Waits) -> Vec<Figure> {
     // When nobody waited for long, the longest wait bounds it.
     let longest_us = met.iter().map(|wait| wait.length_us(end_us)).max().unwrap_or(0);
     let outage = Outage::of(met, healed_us, patience_us, end_us);
-    let last_us = outage.last_answer_us;
-    let recovered =
-        seconds(last_us.map_or(longest_us, |last_us| last_us.saturating_sub(healed_us)));
+    let after = |at_us: Option<u64>| {
+        seconds(at_us.map_or(longest_us, |at_us| at_us.saturating_sub(healed_us)))
+    };
     let of = |what: &str, unit, measured| Figure::new(&phase.name, what, unit, measured);
     let unanswered = met.iter().filter(|wait| wait.acked_us.is_none()).count() as u64;
     let failed = phase.refused.max(unanswered);
     let time = |what: &str, most: f64| {
         let afterwards = Some(outage.late_afterwards as f64);
         vec![
-            of(what, Unit::Seconds, Some(recovered)).must(most),
-            of("late answers when that was over", Unit::Count, afterwards),
+            of(what, Unit::Seconds, Some(after(outage.last_answer_us))).must(most),
+            of("late answers after two seconds without", Unit::Count, afterwards),
+            of("last late answer but for these", Unit::Seconds, Some(after(outage.over_us))),
         ]
     };
     let away = |ratio_most: Option<f64>| {
