@@ -19,6 +19,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
+    roost_memory::in_small_pages();
     let arguments = Arguments::parse();
     logging::start(arguments.log_format);
     match arguments.run() {

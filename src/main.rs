@@ -8,9 +8,6 @@ mod config;
 
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[cfg(feature = "planted-bugs")]
 compile_error!("`roost` has no bugs on purpose: build `--bin roost-planted`");
 

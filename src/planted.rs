@@ -8,9 +8,6 @@ use std::process::ExitCode;
 
 use roost_bus::planted;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     if let Ok(bug) = std::env::var(planted::VARIABLE)
         && let Err(error) = planted::plant(&bug)

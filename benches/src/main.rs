@@ -17,10 +17,6 @@ use roost_gateway::config::DriverChoice;
 /// Exit code of a run that others on the machine disturbed.
 const EXIT_VOID: u8 = 2;
 
-/// As in the `roost` binary: memory per connection depends on it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Parser)]
 #[command(name = "roost-bench", about = "Roost's gateway against the floors, in one run")]
 struct Arguments {
@@ -154,6 +150,7 @@ impl Place {
 }
 
 fn main() -> ExitCode {
+    roost_memory::in_small_pages();
     match run(&Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -10,13 +10,11 @@ use roost_loadtest::options::{Command, Judge, Options};
 use roost_loadtest::run::Outcome;
 use roost_loadtest::scenario::{chat, idle};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A run that could not be made.
 const EXIT_ERROR: u8 = 3;
 
 fn main() -> ExitCode {
+    roost_memory::in_small_pages();
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(e) => {

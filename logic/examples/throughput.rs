@@ -38,10 +38,6 @@ use roost_protocol::limits::HEADER_BYTES;
 use roost_protocol::topology::Partition;
 use roost_protocol::{ClientMsgId, Encoder, FrameKind};
 
-/// As in the `roost` binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const GATEWAY: &str = "gw-1";
 const TICK: Duration = Duration::from_millis(1);
 
@@ -291,6 +287,7 @@ fn print_latency(what: &str, micros: &mut [u64]) -> f64 {
 }
 
 fn main() {
+    roost_memory::in_small_pages();
     let (urls, numbers): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.contains("://"));
     let numbers: Vec<u64> = numbers.iter().map(|a| a.parse().expect("a number")).collect();
