@@ -26,6 +26,8 @@ use crate::store::{
 
 /// Entries of each kind that are kept, at least half of them the most recently used.
 const REMEMBERED_MAX: usize = 200_000;
+/// Acknowledgements that are kept, the newest.
+const ACKNOWLEDGED_MAX: usize = 100_000;
 
 /// Counter of a conversation; 0: it does not exist yet.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,7 +91,7 @@ impl State {
             cursors: Remembered::new(REMEMBERED_MAX),
             watermarks: Remembered::new(REMEMBERED_MAX),
             devices: Remembered::new(REMEMBERED_MAX),
-            acknowledged: Acknowledged::default(),
+            acknowledged: Acknowledged::new(ACKNOWLEDGED_MAX),
             messages: Vec::new(),
             inbox: Vec::new(),
             missing_users: Vec::new(),
@@ -108,7 +110,6 @@ impl State {
         self.cursors.turn();
         self.watermarks.turn();
         self.devices.turn();
-        self.acknowledged.turn();
         // A user may be created at any time by the HTTP server: that it was missing is not remembered.
         for key in self.missing_users.drain(..) {
             self.users.remove(&key);

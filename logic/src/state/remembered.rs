@@ -1,19 +1,26 @@
 //! A map with names as keys that forgets what was not used for long, and knows which of its values changed.
 //!
-//! Two generations: what is used moves to the young one; when that is half of the limit, the old one is dropped and the
-//! young one grows old. Both only between batches, when nothing has changed.
+//! Two generations: what is used moves to the young one; when that is half of the limit, it grows old, and the one that was old
+//! leaves. Both only between batches, when nothing has changed. No step stops a batch for long: entries carry their hash, so that a
+//! table that grows reads no key, and what leaves is freed a little at a time.
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::hash_table::IntoIter;
+use hashbrown::{Equivalent as _, HashTable};
 use rapidhash::fast::RandomState;
 
 use crate::store::Name;
 use crate::store::key::{Borrowed, Key};
 
-/// A remembered value and its own key.
+/// Entries that are freed between two batches: as many as a large batch may add.
+const FREED_AT_ONCE: usize = 1_000;
+
+/// A remembered value and its key.
 #[derive(Debug)]
 pub(crate) struct Entry<const N: usize, V> {
+    hash: u64,
     pub(crate) key: Key<N>,
     pub(crate) value: V,
     changed: bool,
@@ -21,18 +28,22 @@ pub(crate) struct Entry<const N: usize, V> {
 
 #[derive(Debug)]
 pub(crate) struct Remembered<const N: usize, V> {
-    young: HashMap<Key<N>, Entry<N, V>, RandomState>,
-    old: HashMap<Key<N>, Entry<N, V>, RandomState>,
-    changed: Vec<Key<N>>,
+    young: HashTable<Entry<N, V>>,
+    old: HashTable<Entry<N, V>>,
+    leaving: IntoIter<Entry<N, V>>,
+    changed: Vec<(u64, Key<N>)>,
+    hasher: RandomState,
     entries_max: usize,
 }
 
 impl<const N: usize, V: Default> Remembered<N, V> {
     pub(crate) fn new(entries_max: usize) -> Self {
         Self {
-            young: HashMap::default(),
-            old: HashMap::default(),
+            young: HashTable::new(),
+            old: HashTable::new(),
+            leaving: HashTable::new().into_iter(),
             changed: Vec::new(),
+            hasher: RandomState::default(),
             entries_max,
         }
     }
@@ -40,24 +51,27 @@ impl<const N: usize, V: Default> Remembered<N, V> {
     /// The entry, if remembered.
     pub(crate) fn get(&mut self, key: [&str; N]) -> Option<&mut Entry<N, V>> {
         let key = Borrowed(key);
-        if !self.old.is_empty()
-            && let Some((key, entry)) = self.old.remove_entry(&key)
-        {
-            self.young.insert(key, entry);
+        let hash = self.hasher.hash_one(&key);
+        let is_it = |entry: &Entry<N, V>| key.equivalent(&entry.key);
+        if let Ok(found) = self.old.find_entry(hash, is_it) {
+            let (entry, _) = found.remove();
+            return Some(self.young.insert_unique(hash, entry, |entry| entry.hash).into_mut());
         }
-        self.young.get_mut(&key)
+        self.young.find_mut(hash, is_it)
     }
 
     /// The value, without counting as use.
     pub(crate) fn peek(&self, key: [&str; N]) -> Option<&V> {
         let key = Borrowed(key);
-        self.young.get(&key).or_else(|| self.old.get(&key)).map(|entry| &entry.value)
+        let hash = self.hasher.hash_one(&key);
+        let is_it = |entry: &Entry<N, V>| key.equivalent(&entry.key);
+        let found = self.young.find(hash, is_it).or_else(|| self.old.find(hash, is_it));
+        found.map(|entry| &entry.value)
     }
 
     /// Whether it is remembered.
     pub(crate) fn contains(&self, key: [&str; N]) -> bool {
-        let key = Borrowed(key);
-        self.young.contains_key(&key) || self.old.contains_key(&key)
+        self.peek(key).is_some()
     }
 
     /// Changes a value and notes that it changed; nothing happens when it is not remembered.
@@ -66,15 +80,16 @@ impl<const N: usize, V: Default> Remembered<N, V> {
         change(&mut entry.value);
         if !entry.changed {
             entry.changed = true;
-            let key = entry.key.clone();
-            self.changed.push(key);
+            let (hash, key) = (entry.hash, entry.key.clone());
+            self.changed.push((hash, key));
         }
     }
 
     pub(crate) fn insert(&mut self, key: Key<N>, value: V) {
-        self.old.remove(&key);
-        let entry = Entry { key: key.clone(), value, changed: false };
-        self.young.insert(key, entry);
+        self.remove(&key);
+        let hash = self.hasher.hash_one(&key);
+        let entry = Entry { hash, key, value, changed: false };
+        self.young.insert_unique(hash, entry, |entry| entry.hash);
     }
 
     /// Remembers the default for a key that is not remembered; whether it was not.
@@ -87,14 +102,18 @@ impl<const N: usize, V: Default> Remembered<N, V> {
     }
 
     pub(crate) fn remove(&mut self, key: &Key<N>) {
-        self.young.remove(key);
-        self.old.remove(key);
+        let hash = self.hasher.hash_one(key);
+        for generation in [&mut self.young, &mut self.old] {
+            if let Ok(found) = generation.find_entry(hash, |entry| entry.key == *key) {
+                found.remove();
+            }
+        }
     }
 
     /// Hands out every changed value once.
     pub(crate) fn drain_changed(&mut self, mut take: impl FnMut(Key<N>, &mut V)) {
-        for key in self.changed.drain(..) {
-            if let Some(entry) = self.young.get_mut(&key) {
+        for (hash, key) in self.changed.drain(..) {
+            if let Some(entry) = self.young.find_mut(hash, |entry| entry.key == key) {
                 entry.changed = false;
                 take(key, &mut entry.value);
             }
@@ -103,15 +122,18 @@ impl<const N: usize, V: Default> Remembered<N, V> {
 
     /// Between batches: ages when full.
     pub(crate) fn turn(&mut self) {
+        self.leaving.by_ref().take(FREED_AT_ONCE).for_each(drop);
         if self.young.len() > self.entries_max / 2 {
             self.age();
         }
     }
 
-    /// The young generation grows old, the old one is dropped.
+    /// The young generation grows old, the old one leaves.
     pub(crate) fn age(&mut self) {
         debug_assert!(self.changed.is_empty(), "only between batches");
-        self.old = std::mem::take(&mut self.young);
+        let young = HashTable::with_capacity(self.young.len());
+        let old = std::mem::replace(&mut self.young, young);
+        self.leaving = std::mem::replace(&mut self.old, old).into_iter();
     }
 }
 
