@@ -50,7 +50,7 @@ pub struct Outcome {
     pub generator_cpu_seconds: f64,
     /// CPU time of everything on this machine in it.
     pub machine_cpu_seconds: f64,
-    /// Time in it that the hypervisor gave to others.
+    /// Time of the cores of subject and generator in it that the hypervisor gave to others.
     pub stolen_seconds: f64,
     /// Connections refused because a listen queue was full.
     pub listen_overflows: u64,

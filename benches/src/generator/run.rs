@@ -111,11 +111,15 @@ struct Baseline {
 
 impl Baseline {
     fn read(load: &Load) -> Result<Self> {
+        let mut cores = cpu::cores_of(std::process::id())?;
+        if let Some(server) = load.server_pid {
+            cores.extend(cpu::cores_of(server)?);
+        }
         Ok(Self {
             at: Instant::now(),
             server: load.server_pid.map_or(Ok(0.0), cpu::process_seconds)?,
             generator: cpu::process_seconds(std::process::id())?,
-            machine: cpu::machine()?,
+            machine: cpu::machine(&cores)?,
             listen_overflows: cpu::listen_overflows()?,
         })
     }

@@ -3,9 +3,9 @@
 //! Expected: p99 of our gateway at most 1.5 times, p99.9 twice, p99.99 three times the io_uring
 //! floor's with the same idle connections on as many rings.
 //!
-//! Latency counts from the time a message was due. A round is made of slices of three seconds beside
-//! the same idle connections, and a slice that others on the machine disturbed is measured again:
-//! what a hypervisor takes away comes in bursts. Undisturbed slices are merged before percentiles
+//! Latency counts from the time a message was due. A round is made of slices of three seconds, which
+//! the subjects take in turns, all beside their idle connections, and a slice that others on the
+//! machine disturbed is measured again: what a hypervisor takes away comes in bursts. Undisturbed slices are merged before percentiles
 //! are taken, and a percentile needs a hundred samples beyond it.
 
 use std::thread::sleep;
@@ -27,7 +27,7 @@ const ACTIVE: usize = 1000;
 const SLICE: Duration = Duration::from_secs(3);
 /// Not counted at the begin of each slice.
 const WARMUP: Duration = Duration::from_millis(500);
-/// A round has this many times the slices that it needs to get as many undisturbed ones.
+/// A round has up to this many times the slices that it needs to get as many undisturbed ones.
 const ATTEMPTS_MAX: usize = 4;
 const QUANTILES: [f64; 4] = [0.50, 0.99, 0.999, 0.9999];
 
@@ -60,7 +60,15 @@ struct Slices {
     void: usize,
 }
 
-/// Interleaved rounds over the subjects.
+/// A subject under way, with its idle connections.
+struct Stand {
+    subject: Subject,
+    server: Server,
+    _ballast: Ballast,
+}
+
+/// In each round all subjects hold their connections at the same time, and slices go round among
+/// them: what happens on the machine happens to all.
 pub(super) fn measure(settings: &Settings, void: &mut Vec<String>) -> Result<Vec<Row>> {
     let rings = (settings.idle + ACTIVE).div_ceil(ballast::CONNECTIONS_MAX);
     // On plain descriptors a process holds no more than it may open.
@@ -69,9 +77,17 @@ pub(super) fn measure(settings: &Settings, void: &mut Vec<String>) -> Result<Vec
     let subjects: Vec<Subject> = settings.subjects(&SUBJECTS).into_iter().filter(fits).collect();
     let wanted = (settings.duration * 2).div_duration_f64(SLICE).ceil().max(1.0) as usize;
     let mut all: Vec<Slices> = subjects.iter().map(|_| Slices::default()).collect();
-    for _ in 0..settings.rounds {
-        for (&subject, slices) in subjects.iter().zip(&mut all) {
-            round(settings, subject, rings, wanted, slices)?;
+    for round in 1..=settings.rounds {
+        let stand = |&subject: &Subject| Stand::up(settings, subject, rings);
+        let stands: Vec<Stand> = subjects.iter().map(stand).collect::<Result<_>>()?;
+        // What so many logins leave to do is not what is asked here.
+        sleep(settings.settle);
+        for _ in 0..wanted * ATTEMPTS_MAX {
+            for (stand, slices) in stands.iter().zip(&mut all) {
+                if slices.undisturbed.len() < wanted * round {
+                    stand.slice(settings, slices)?;
+                }
+            }
         }
     }
     let mut rows: Vec<Row> = Vec::new();
@@ -86,46 +102,34 @@ pub(super) fn measure(settings: &Settings, void: &mut Vec<String>) -> Result<Vec
     Ok(rows)
 }
 
-/// Adds `wanted` undisturbed slices, or as many as the attempts give.
-fn round(
-    settings: &Settings,
-    subject: Subject,
-    rings: usize,
-    wanted: usize,
-    slices: &mut Slices,
-) -> Result<()> {
-    let server = Server::start(subject, rings, settings.placement)?;
-    let mut ballast = Ballast::start(&server, settings.idle, settings.placement)?;
-    ballast.hold(settings.idle)?;
-    // What so many logins leave to do is not what is asked here.
-    sleep(settings.settle);
-    let load = Load {
-        targets: server.targets.clone(),
-        connections: ACTIVE,
-        framing: subject.framing(),
-        pace: Pace::PerSecond(RATE),
-        warmup: WARMUP,
-        duration: SLICE,
-        realtime: settings.placement.realtime,
-        server_pid: Some(server.process.pid()),
-    };
-    let mut missing = wanted;
-    for _ in 0..wanted * ATTEMPTS_MAX {
-        if missing == 0 {
-            break;
-        }
+impl Stand {
+    fn up(settings: &Settings, subject: Subject, rings: usize) -> Result<Self> {
+        let server = Server::start(subject, rings, settings.placement)?;
+        let mut ballast = Ballast::start(&server, settings.idle, settings.placement)?;
+        ballast.hold(settings.idle)?;
+        Ok(Self { subject, server, _ballast: ballast })
+    }
+
+    fn slice(&self, settings: &Settings, slices: &mut Slices) -> Result<()> {
+        let load = Load {
+            targets: self.server.targets.clone(),
+            connections: ACTIVE,
+            framing: self.subject.framing(),
+            pace: Pace::PerSecond(RATE),
+            warmup: WARMUP,
+            duration: SLICE,
+            realtime: settings.placement.realtime,
+            server_pid: Some(self.server.process.pid()),
+        };
         let outcome = generate(&load, settings.placement)?;
         let reason = void_reason(&outcome, settings);
-        print_slice(subject, &outcome, reason.as_deref());
+        print_slice(self.subject, &outcome, reason.as_deref());
         match reason {
-            None => {
-                slices.undisturbed.push(outcome);
-                missing -= 1;
-            }
+            None => slices.undisturbed.push(outcome),
             Some(_) => slices.void += 1,
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn summarise(

@@ -153,7 +153,7 @@ fn isolate_network() -> Result<()> {
 /// get what subject and generator leave, and disturb less.
 const FOREIGN_CPU_MAX: f64 = 0.10;
 const FOREIGN_CPU_MAX_REALTIME: f64 = 0.30;
-/// Stolen time that a round tolerates, as a share of one core.
+/// Stolen time of the cores in use that a round tolerates, as a share of one core.
 const STOLEN_MAX: f64 = 0.02;
 /// Lag of the generator, 99th percentile, that an open-loop round tolerates.
 const LAG_MAX: Duration = Duration::from_micros(200);

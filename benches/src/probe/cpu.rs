@@ -23,28 +23,52 @@ pub fn process_seconds(pid: u32) -> Result<f64> {
     Ok((ticks(14)? + ticks(15)?) / TICKS_PER_SECOND)
 }
 
-/// What all cores did since boot, in seconds.
+/// The cores that a process may run on (`Cpus_allowed_list` in `/proc/PID/status`, for example
+/// `0,2-3`).
+pub fn cores_of(pid: u32) -> Result<Vec<usize>> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let list = list.with_context(|| format!("{path} has no Cpus_allowed_list"))?;
+    let mut cores = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let core = |text: &str| text.parse::<usize>().with_context(|| format!("{path}: {list:?}"));
+        cores.extend(core(first)?..=core(last)?);
+    }
+    Ok(cores)
+}
+
+/// What cores did since boot, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Machine {
-    /// Everything but idle, waiting for a disk, and stolen.
+    /// All of them: everything but idle, waiting for a disk, and stolen.
     pub busy: f64,
-    /// Given to other machines by the hypervisor.
+    /// Those asked for: given to other machines by the hypervisor.
     pub stolen: f64,
 }
 
-/// The first line of `/proc/stat`.
-pub fn machine() -> Result<Machine> {
+/// `/proc/stat`, with the stolen time of these cores alone: a core that nobody uses is taken away
+/// from nobody.
+pub fn machine(cores: &[usize]) -> Result<Machine> {
     let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-    let line = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<f64> =
-        line.split_whitespace().skip(1).filter_map(|text| text.parse().ok()).collect();
-    let [user, nice, system, _idle, _iowait, irq, softirq, stolen, ..] = ticks[..] else {
-        anyhow::bail!("/proc/stat begins with {line:?}, expected the cpu line of proc(5)");
-    };
-    Ok(Machine {
-        busy: (user + nice + system + irq + softirq) / TICKS_PER_SECOND,
-        stolen: stolen / TICKS_PER_SECOND,
-    })
+    let mut machine = Machine::default();
+    for line in stat.lines().take_while(|line| line.starts_with("cpu")) {
+        let mut fields = line.split_whitespace();
+        let name = fields.next().unwrap_or_default();
+        let ticks: Vec<f64> = fields.filter_map(|text| text.parse().ok()).collect();
+        let [user, nice, system, _idle, _iowait, irq, softirq, stolen, ..] = ticks[..] else {
+            anyhow::bail!("/proc/stat has {line:?}, expected a cpu line of proc(5)");
+        };
+        match name.trim_start_matches("cpu").parse::<usize>() {
+            Ok(core) if cores.contains(&core) => machine.stolen += stolen / TICKS_PER_SECOND,
+            Ok(_) => {}
+            Err(_) => {
+                machine.busy = (user + nice + system + irq + softirq) / TICKS_PER_SECOND;
+            }
+        }
+    }
+    Ok(machine)
 }
 
 /// `ListenOverflows` of `/proc/net/netstat`: connections dropped because an accept queue was full.
@@ -56,4 +80,19 @@ pub fn listen_overflows() -> Result<u64> {
     position
         .and_then(|index| values.split_whitespace().nth(index)?.parse().ok())
         .context("/proc/net/netstat has no TcpExt ListenOverflows")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_cores_make_the_machine() {
+        let cores = cores_of(std::process::id()).unwrap();
+        assert!(!cores.is_empty());
+        let before = machine(&cores).unwrap();
+        assert!(before.busy > 0.0);
+        assert!(machine(&[]).unwrap().stolen.abs() < f64::EPSILON);
+        assert!(machine(&cores).unwrap().stolen >= before.stolen);
+    }
 }
