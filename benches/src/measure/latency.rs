@@ -5,8 +5,9 @@
 //!
 //! Latency counts from the time a message was due. A round is made of slices of three seconds, which
 //! the subjects take in turns, all beside their idle connections, and a slice that others on the
-//! machine disturbed is measured again: what a hypervisor takes away comes in bursts. Undisturbed slices are merged before percentiles
-//! are taken, and a percentile needs a hundred samples beyond it.
+//! machine disturbed is measured again: what a hypervisor takes away comes in bursts. Undisturbed
+//! slices are merged before percentiles are taken, and a percentile needs a hundred samples beyond
+//! it.
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -72,9 +72,13 @@ impl Acknowledged {
         Some(self.ring[slot.index].2)
     }
 
-    /// Keeps it, in the place of the oldest one when the ring is full.
+    /// Keeps it, in the place of the oldest one when the ring is full; what was known of the same identity is replaced.
     pub(crate) fn insert(&mut self, key: IdentityKey, placed: Placed) {
         let hash = self.hasher.hash_one(&key);
+        if let Some(known) = self.slots.find(hash, |slot| self.ring[slot.index].1 == key) {
+            self.ring[known.index].2 = placed;
+            return;
+        }
         let index = if self.ring.len() < self.kept_max {
             self.ring.push((hash, key, placed));
             self.ring.len() - 1
@@ -141,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_came_twice_stays_as_long_as_the_second() {
+    fn what_was_known_is_replaced() {
         let mut acknowledged = Acknowledged::new(2);
-        for n in [1, 1, 2] {
-            acknowledged.insert(key(n), placed(u64::from(n)));
+        for (n, seq) in [(1, 1), (2, 2), (1, 3)] {
+            acknowledged.insert(key(n), placed(seq));
         }
-        assert_eq!(acknowledged.get(&identity(1)), Some(placed(1)));
-        acknowledged.insert(key(3), placed(3));
-        assert_eq!(acknowledged.get(&identity(1)), None);
+        assert_eq!(acknowledged.get(&identity(1)), Some(placed(3)));
+        assert_eq!(acknowledged.get(&identity(2)), Some(placed(2)));
+        assert_eq!(acknowledged.slots.len(), 2);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Entry<const N: usize, V> {
 pub(crate) struct Remembered<const N: usize, V> {
     young: HashTable<Entry<N, V>>,
     old: HashTable<Entry<N, V>>,
-    leaving: IntoIter<Entry<N, V>>,
+    leaving: Option<IntoIter<Entry<N, V>>>,
     changed: Vec<(u64, Key<N>)>,
     hasher: RandomState,
     entries_max: usize,
@@ -41,7 +41,7 @@ impl<const N: usize, V: Default> Remembered<N, V> {
         Self {
             young: HashTable::new(),
             old: HashTable::new(),
-            leaving: HashTable::new().into_iter(),
+            leaving: None,
             changed: Vec::new(),
             hasher: RandomState::default(),
             entries_max,
@@ -122,7 +122,11 @@ impl<const N: usize, V: Default> Remembered<N, V> {
 
     /// Between batches: ages when full.
     pub(crate) fn turn(&mut self) {
-        self.leaving.by_ref().take(FREED_AT_ONCE).for_each(drop);
+        if let Some(leaving) = &mut self.leaving
+            && leaving.by_ref().take(FREED_AT_ONCE).count() == 0
+        {
+            self.leaving = None;
+        }
         if self.young.len() > self.entries_max / 2 {
             self.age();
         }
@@ -133,7 +137,7 @@ impl<const N: usize, V: Default> Remembered<N, V> {
         debug_assert!(self.changed.is_empty(), "only between batches");
         let young = HashTable::with_capacity(self.young.len());
         let old = std::mem::replace(&mut self.young, young);
-        self.leaving = std::mem::replace(&mut self.old, old).into_iter();
+        self.leaving = Some(std::mem::replace(&mut self.old, old).into_iter());
     }
 }
 
