@@ -116,6 +116,7 @@ impl Cluster {
         let mut command = roost();
         command.args(["logic", "--config"]).arg(&self.files[0]);
         command.env("ROOST_BUS__NAME_WAIT_MS", "300");
+        command.env("ROOST_LOGIC__ADMIN_LISTEN", "127.0.0.1:0");
         run_fails(command, 1, &["api-logic-0", "logic.name"]);
     }
 }
