@@ -86,8 +86,8 @@ impl<const N: usize, V: Default> Remembered<N, V> {
     }
 
     pub(crate) fn insert(&mut self, key: Key<N>, value: V) {
-        self.remove(&key);
         let hash = self.hasher.hash_one(&key);
+        self.take_out(hash, &key);
         let entry = Entry { hash, key, value, changed: false };
         self.young.insert_unique(hash, entry, |entry| entry.hash);
     }
@@ -102,7 +102,10 @@ impl<const N: usize, V: Default> Remembered<N, V> {
     }
 
     pub(crate) fn remove(&mut self, key: &Key<N>) {
-        let hash = self.hasher.hash_one(key);
+        self.take_out(self.hasher.hash_one(key), key);
+    }
+
+    fn take_out(&mut self, hash: u64, key: &Key<N>) {
         for generation in [&mut self.young, &mut self.old] {
             if let Ok(found) = generation.find_entry(hash, |entry| entry.key == *key) {
                 found.remove();
