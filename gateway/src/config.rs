@@ -137,6 +137,10 @@ documented! {
         batch_messages_max ("batch_messages_max"): u16 = 256;
         /// Bytes in one batch on the bus, unless one message alone is larger.
         batch_bytes_max ("batch_bytes_max"): u32 = 64 * 1024;
+        /// A busy gateway publishes at most this often, in milliseconds; 0: whenever the bus is ready. What comes after a quiet time leaves
+        /// at once. Rounds that carry more wake the broker, logic and the database less often.
+        #[serde(with = "milliseconds")]
+        publish_interval ("publish_interval_ms"): Duration = Duration::from_millis(2);
         /// How long an acknowledgement of a client (DELIVER_ACK) waits at most for a message of its partition that takes it along:
         /// without it there is up to a batch for each of them, and with 2,000 messages a second over 32 partitions half as many batches more.
         #[serde(with = "milliseconds")]

@@ -145,7 +145,8 @@ impl Logic {
         // Each runtime is driven by its own thread; this one only opens and closes.
         let opening = runtime(0)?;
         let now_ms = neighbours.clock.now_ms();
-        let store = opening.block_on(open_store(&config, is_dev, now_ms))?;
+        let store =
+            opening.block_on(open_store(&config, is_dev, now_ms, neighbours.bus.partitions()))?;
         keys.sign_with(opening.block_on(store.signing_seed(keys.signing_seed()))?);
         let (stop_http, http_stopped) = watch::channel(false);
         let (stop_worker, worker_stopped) = watch::channel(false);
@@ -240,7 +241,7 @@ impl Logic {
             .map_err(|cause| StartError::DataDir { folder: config.data_dir.clone(), cause })?;
         let _lock = lock(config)?;
         runtime(0)?.block_on(async {
-            let opened = Opened::open(config).await?;
+            let opened = Opened::open(config, 0).await?;
             opened.close().await;
             Ok(opened.migrated())
         })
@@ -270,8 +271,13 @@ impl LogicHandle {
     }
 }
 
-async fn open_store(config: &LogicConfig, is_dev: bool, now_ms: u64) -> Result<Opened, StartError> {
-    let store = Opened::open(config).await?;
+async fn open_store(
+    config: &LogicConfig,
+    is_dev: bool,
+    now_ms: u64,
+    partitions: u16,
+) -> Result<Opened, StartError> {
+    let store = Opened::open(config, partitions).await?;
     if is_dev {
         store.shared().add_users(dev::APP, &dev::USERS.map(Name::from), now_ms).await?;
     }

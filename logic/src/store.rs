@@ -92,7 +92,7 @@ pub trait Store: Send + Sync {
     fn end(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
-    /// Whether other processes write, too: then [`LoadKeys::inboxes`] have to be asked in every batch.
+    /// Whether other processes may add to inboxes, since the begin of the batch: then [`LoadKeys::inboxes`] have to be asked in it.
     fn is_shared(&self) -> bool {
         false
     }

@@ -189,7 +189,8 @@ async fn a_silent_server_is_given_up() {
     store.commit(batch(1..=1)).await.unwrap();
     server.pause();
     let begin = Instant::now();
-    assert!(matches!(store.commit(batch(2..=2)).await, Err(StoreError::Unavailable(_))));
+    let silent = store.commit(batch(2..=2)).await;
+    assert!(matches!(silent, Err(StoreError::Unavailable(_))), "{silent:?}");
     assert!(matches!(store.account("demo", "a").await, Err(StoreError::Unavailable(_))));
     let asked = LoadKeys { conversations: vec![(app(), name("s:a:b"))], ..LoadKeys::default() };
     assert!(matches!(store.load(&asked).await, Err(StoreError::Unavailable(_))));

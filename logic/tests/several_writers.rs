@@ -130,6 +130,34 @@ async fn check_owners(server: &Server) {
     second.close().await;
 }
 
+/// Whoever owns all partitions need not lock inboxes, and finds out in time when that has ended.
+async fn check_alone(server: &Server) {
+    let first = server.open("first").await.with_partitions(2);
+    let second = server.open("second").await.with_partitions(2);
+    let remembered = || LoadKeys { locks_inboxes: false, inboxes: Vec::new(), ..asked() };
+    first.begin(&[0]).await.unwrap();
+    assert!(first.is_shared(), "the other partition is nobody's yet");
+    assert!(!first.begin(&[0, 1]).await.unwrap().is_empty());
+    assert!(!first.is_shared());
+    let next = last_seq(&first).await + 1;
+    assert_eq!(first.load(&remembered()).await.unwrap().inboxes, []);
+    first.commit(batch(next..=next)).await.unwrap();
+
+    // Another process adds to the same inboxes, over a partition that is not of the next batch.
+    add_message(&second, 1).await.unwrap();
+    assert_eq!(first.begin(&[0]).await.unwrap(), [], "it does not know yet");
+    assert!(!first.is_shared());
+    let late = first.commit(batch(next + 2..=next + 2)).await;
+    assert!(matches!(late, Err(StoreError::Again(_))), "{late:?}");
+    assert_eq!(last_seq(&second).await, next + 1, "nothing of it was written");
+    assert_eq!(first.begin(&[0]).await.unwrap(), [], "its own partition did not move");
+    assert!(first.is_shared());
+    add_message(&first, 0).await.unwrap();
+    assert_eq!(last_seq(&second).await, next + 2);
+    first.close().await;
+    second.close().await;
+}
+
 /// A lost connection costs ownership only if somebody else came in between.
 async fn check_lost_sessions(server: &Server) {
     let (first, second) = (server.open("first").await, server.open("second").await);
@@ -229,6 +257,7 @@ async fn check_worker_ids(server: &Server) {
 async fn check(server: &Server) {
     check_owners(server).await;
     check_lost_sessions(server).await;
+    check_alone(server).await;
     check_shared_inboxes(server).await;
     check_worker_ids(server).await;
 }

@@ -197,6 +197,8 @@ fn config(args: &Args) -> Result<Config> {
     gateway.limits.connections_per_ip_max = 0;
     gateway.drain.go_away_window = DRAIN_WITHIN;
     gateway.drain.close_after = DRAIN_WITHIN;
+    // There is no broker to spare.
+    gateway.inbound.publish_interval = Duration::ZERO;
     let logic = LogicConfig {
         http_listen: SocketAddr::new(args.host, args.port_base),
         data_dir: absolute(&args.data_dir),

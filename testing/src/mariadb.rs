@@ -162,7 +162,7 @@ fn start_server(folder: &Path, port: &Port, certificate: Option<&Certificate>) -
         .arg(format!("--socket={}", inside("socket")))
         .arg(format!("--pid-file={}", inside("pid")))
         .arg(format!("--port={}", port.number()))
-        .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"])
+        .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=512M"])
         .args(["--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1"]);
     if let Some(certificate) = certificate {
         command

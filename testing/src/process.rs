@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// How long a process may take to end when it is asked to.
 const END_WITHIN: Duration = Duration::from_secs(20);
@@ -95,9 +95,12 @@ impl Process {
         self.kill();
     }
 
-    /// SIGSTOP: alive for the kernel, silent for everybody else.
+    /// SIGSTOP: alive for the kernel, silent for everybody else. Returns when all its threads stand still.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        _ = id.map(|id| waitid(WaitId::Pid(id), stopped));
     }
 
     /// SIGCONT.

@@ -6,8 +6,8 @@
 //!                                                  └──── go back to the first that failed, after a pause
 //! ```
 //! One [`Lane`] per partition decides what is published when; this file is the loop around them. Batches size themselves: when the bus
-//! is ready a message leaves at once, alone; while two batches are unconfirmed, what arrives becomes the next batch. Acknowledgements
-//! of clients, half of all that arrives, wait a little for a message of their partition that takes them along. Everything is bounded by
+//! is ready a message leaves at once, alone; while two batches are unconfirmed, what arrives becomes the next batch. Rounds of a busy
+//! gateway are `publish_interval` apart. Acknowledgements of clients, half of all that arrives, wait a little for a message of their partition that takes them along. Everything is bounded by
 //! the [`Gate`], which is released only by confirms, so nothing is ever dropped here: shards are refused instead.
 
 mod lane;
@@ -49,6 +49,8 @@ pub(crate) struct Publisher<'a> {
     ready: Vec<usize>,
     in_flight: FuturesUnordered<BoxFuture<'a, Answer>>,
     next_ticket: u64,
+    /// Nothing is published before.
+    next_round: Instant,
     trace: PublisherTrace<'a>,
 }
 
@@ -73,6 +75,7 @@ impl<'a> Publisher<'a> {
             ready: Vec::new(),
             in_flight: FuturesUnordered::new(),
             next_ticket: 0,
+            next_round: Instant::now(),
             trace: PublisherTrace { writer: TraceWriter::off(), clock: None },
         }
     }
@@ -86,6 +89,9 @@ impl<'a> Publisher<'a> {
     /// Works until it is to finish and everything handed over is confirmed. Dropping the future gives up the rest.
     pub(crate) async fn run(mut self, mut phase: watch::Receiver<Phase>) {
         loop {
+            if Instant::now() < self.next_round {
+                tokio::time::sleep_until(self.next_round).await;
+            }
             let took = self.take_turns();
             self.publish_ready();
             self.take_answers();
@@ -160,6 +166,7 @@ impl<'a> Publisher<'a> {
         while let Some(body) = self.lanes[index].poll_publish(now, self.next_ticket) {
             let ticket = self.next_ticket;
             self.next_ticket += 1;
+            self.next_round = now + self.settings.publish_interval;
             if let Some(batch) = self.lanes[index].traced(ticket) {
                 self.trace.record(Hop::Published, index, &batch);
             }
@@ -265,6 +272,44 @@ mod tests {
     fn push(queue: &mut InboundQueue, number: u32) {
         let partition = Partition(u16::try_from(number % 2).unwrap());
         queue.push(partition, &envelope(), &number.to_le_bytes()).unwrap();
+    }
+
+    /// A message after a quiet time leaves at once; of a busy gateway rounds leave, at most one in each interval.
+    #[tokio::test(start_paused = true)]
+    async fn rounds_of_a_busy_gateway_are_an_interval_apart() {
+        let in_process = InProcessBus::with_capacity(1, 1_000, 1_000);
+        let gate = Gate::new(1 << 24, 10_000);
+        let (mut queue, source) = inbound(&gate, 1, Arc::new(Waker::new().unwrap()));
+        let (phase, phases) = watch::channel(Phase::Run);
+        let bus = in_process.shared();
+        let settings = InboundSettings { batch_messages_max: 256, ..settings() };
+        let interval = settings.publish_interval;
+        let counters = Arc::new(ControlCounters::default());
+        let parts = (Closer::new(Vec::new()), Arc::clone(&counters));
+        let publisher = Publisher::new(&*bus, "gw", &settings, (gate, vec![source]), parts);
+        let busy = async {
+            let mut consumer = bus.consume_inbound().await.unwrap();
+            tokio::time::sleep(interval * 10).await;
+            let started = Instant::now();
+            let mut left = Vec::new();
+            for number in 0..100_u32 {
+                queue.push(Partition(0), &envelope(), &number.to_le_bytes()).unwrap();
+                queue.hand_over();
+                tokio::time::sleep(interval / 2).await;
+                while let Some(delivery) = consumer.try_next() {
+                    left.push((started.elapsed(), numbers(delivery.body.clone()).len()));
+                    delivery.acknowledge().await;
+                }
+            }
+            phase.send(Phase::Finish).unwrap();
+            left
+        };
+        let (left, ()) = tokio::join!(busy, publisher.run(phases));
+        assert_eq!(left[0], (interval / 2, 1), "at once, alone");
+        // Seen with the next tick of half an interval: two rounds are as far apart, but for one tick.
+        let apart = |rounds: &[(Duration, usize)]| rounds[2].0 - rounds[0].0 >= interval * 3 / 2;
+        assert!(left.windows(3).all(apart), "{left:?}");
+        assert!(left.len() > 40 && left.len() <= 51, "{left:?}");
     }
 
     /// A bus that loses, repeats and refuses: every message arrives, and the last words of each partition are in order.

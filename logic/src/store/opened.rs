@@ -26,7 +26,7 @@ pub(crate) enum Opened {
 
 impl Opened {
     /// Opens or connects, and brings the schema up to date.
-    pub(crate) async fn open(config: &LogicConfig) -> Result<Self> {
+    pub(crate) async fn open(config: &LogicConfig, partitions: u16) -> Result<Self> {
         let (store, name, worker_id) = (&config.store, &config.name, config.worker_id);
         match store.list().len() {
             0 => {
@@ -35,6 +35,7 @@ impl Opened {
             }
             1 => {
                 let server = ServerStore::open(store, name, worker_id).await?;
+                let server = server.with_partitions(partitions);
                 installation::enter(&[&server]).await?;
                 Ok(Self::Server(Arc::new(server)))
             }

@@ -92,6 +92,10 @@ struct Shared {
     /// Nobody answers; found out when a session is opened, or falls silent.
     is_away: AtomicBool,
     schema: OnceLock<Schema>,
+    /// Of the bus.
+    partitions: OnceLock<u16>,
+    /// Since the begin of the batch under way.
+    is_alone: AtomicBool,
 }
 
 impl ServerStore {
@@ -145,6 +149,8 @@ impl ServerStore {
             inboxes: tokio::sync::Mutex::default(),
             is_away: AtomicBool::new(false),
             schema: OnceLock::new(),
+            partitions: OnceLock::new(),
+            is_alone: AtomicBool::new(false),
         });
         let kept = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -163,6 +169,13 @@ impl ServerStore {
         let store = Self { shared, runtime: handle, _stop: stop };
         store.entered(store.shared.start()).await?;
         Ok(store)
+    }
+
+    /// The bus has so many partitions: who owns all of them is the only one that adds to inboxes.
+    #[must_use]
+    pub fn with_partitions(self, partitions: u16) -> Self {
+        _ = self.shared.partitions.set(partitions);
+        self
     }
 
     /// The value under `name` that all processes of the installation share: `ours`, unless another process was earlier.
@@ -300,7 +313,7 @@ impl Store for ServerStore {
         self.entered(self.shared.end())
     }
     fn is_shared(&self) -> bool {
-        true
+        !self.shared.is_alone.load(Ordering::Relaxed)
     }
     fn load<'a>(&'a self, keys: &'a LoadKeys) -> BoxFuture<'a, Result<Loaded>> {
         self.entered(self.shared.load(keys))

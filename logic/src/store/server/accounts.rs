@@ -2,6 +2,7 @@
 
 use super::commit::number;
 use super::driver::{Statement, Value};
+use super::read::id_bytes;
 use super::statement::{Conflict, Table};
 use super::{Account, Dialect, Name, RefreshFamily, RefreshToken, Result, Rotation, Shared};
 use Value::{Bytes, OptionalText, Text};
@@ -73,9 +74,8 @@ impl Shared {
                    FROM refresh_tokens t JOIN refresh_families f ON f.family = t.family WHERE t.token_hash = ?";
         let rows = self.fetch(Statement::new(ask, &[Bytes(&token_hash)])).await?;
         let found = self.read(&rows, |row| {
-            let family = row.bytes(0)?.try_into();
             Ok(RefreshToken {
-                family: family.map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
+                family: id_bytes(row, 0)?,
                 app: row.text(1)?.to_owned(),
                 user: row.text(2)?.to_owned(),
                 expires_ms: row.number(3)?,

@@ -7,10 +7,13 @@ pub(super) mod schema;
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlPool, MySqlPoolOptions};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor as _, MySql, Postgres};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection as _, Either, Executor as _, MySql, Postgres,
+};
 
 use super::{Dialect, statement};
 pub(super) use row::Row;
@@ -296,6 +299,22 @@ macro_rules! bound {
     }};
 }
 
+/// The rows of each statement of a script, of either driver.
+macro_rules! results {
+    ($connection:expr, $text:expr, $row:path) => {{
+        let mut all = Vec::new();
+        let mut rows = Vec::new();
+        let mut results = sqlx::raw_sql(AssertSqlSafe($text)).fetch_many(&mut **$connection);
+        while let Some(result) = results.try_next().await? {
+            match result {
+                Either::Left(_) => all.push(std::mem::take(&mut rows)),
+                Either::Right(row) => rows.push($row(row)),
+            }
+        }
+        Ok(all)
+    }};
+}
+
 impl Link<'_> {
     /// Rows changed.
     pub(super) async fn execute(&mut self, statement: &Statement<'_>) -> sqlx::Result<u64> {
@@ -359,15 +378,14 @@ impl Link<'_> {
 
     /// Without preparing it.
     pub(super) async fn plain(&mut self, text: &'static str) -> sqlx::Result<()> {
-        self.script(text.to_owned()).await
+        self.script(text.to_owned()).await.map(|_| ())
     }
 
-    /// Statements without values, in one round trip. The first one that fails is the last one that was tried.
-    pub(super) async fn script(&mut self, text: String) -> sqlx::Result<()> {
-        let text = AssertSqlSafe(text);
+    /// Statements without values, in one round trip: what each of them finds. The first one that fails is the last one that was tried.
+    pub(super) async fn script(&mut self, text: String) -> sqlx::Result<Vec<Vec<Row>>> {
         match self {
-            Self::MySql(connection) => connection.execute(text).await.map(|_| ()),
-            Self::Postgres(connection) => connection.execute(text).await.map(|_| ()),
+            Self::MySql(connection) => results!(connection, text, Row::MySql),
+            Self::Postgres(connection) => results!(connection, text, Row::Postgres),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::{ConversationRow, CursorRow, IdentityKey, Placed, UserRow};
 use super::driver::{Row, Session, Statement, Value};
-use super::read::{client_msg_id, watermark};
+use super::read::{id_bytes, watermark};
 use super::statement::{Conflict, Table, look_up};
 use super::writer::{Failed, Writer};
 use super::{LoadKeys, Loaded, Name, Result, Shared};
@@ -49,27 +49,37 @@ impl Shared {
             let (app, conversation) = (Text(&key.app), Text(&key.conversation));
             [app, conversation, Text(&key.sender), Bytes(&key.client_msg_id)]
         });
+        let users = look_up(self.dialect, USERS, &keys.users, |(a, u)| [Text(a), Text(u)]);
+        let all = [&conversations, &users, &cursors, &watermarks, &identities];
+        let mut found = self.results(session, all.into_iter().flatten()).await?.into_iter();
+        let mut of = |asked: &[_]| found.by_ref().take(asked.len()).flatten().collect::<Vec<_>>();
+        let conversations = read(&of(&conversations), conversation)?;
+        let users = read(&of(&users), user)?;
+        let cursors = read(&of(&cursors), cursor)?;
+        let watermarks = read(&of(&watermarks), watermark)?;
+        let identities = read(&of(&identities), identity)?;
+        if keys.locks_inboxes {
+            self.make_absent_counters(session, &users).await?;
+        }
         Ok(Loaded {
-            conversations: self.rows(session, &conversations, conversation).await?,
-            users: self.users(session, keys).await?,
-            cursors: self.rows(session, &cursors, cursor).await?,
-            watermarks: self.rows(session, &watermarks, watermark).await?,
-            identities: self.rows(session, &identities, identity).await?,
+            conversations,
+            users: users.into_iter().map(|(row, _)| row).collect(),
+            cursors,
+            watermarks,
+            identities,
             inboxes: self.lock_inboxes(session, writer, &keys.inboxes).await?,
         })
     }
 
-    /// Users that exist. Those without a counter get one if it is to be locked: what does not exist yet cannot be.
-    async fn users(
+    /// What does not exist yet cannot be locked.
+    async fn make_absent_counters(
         &self,
         session: &mut Session,
-        keys: &LoadKeys,
-    ) -> std::result::Result<Vec<UserRow>, Failed> {
-        let users = look_up(self.dialect, USERS, &keys.users, |(a, u)| [Text(a), Text(u)]);
-        let found = self.rows(session, &users, user).await?;
-        let is_absent = |(_, has_counter): &&(_, bool)| !has_counter && keys.locks_inboxes;
+        users: &[(UserRow, bool)],
+    ) -> std::result::Result<(), Failed> {
+        let is_absent = |(_, has_counter): &&(_, bool)| !has_counter;
         let mut absent: Vec<&UserRow> =
-            found.iter().filter(is_absent).map(|(row, _)| row).collect();
+            users.iter().filter(is_absent).map(|(row, _)| row).collect();
         // In one order, so that two processes do not wait for each other.
         absent.sort_unstable();
         let mut out = Vec::new();
@@ -82,8 +92,7 @@ impl Shared {
         for statement in &out {
             self.timed(session.link().execute(statement)).await?;
         }
-        drop(out);
-        Ok(found.into_iter().map(|(row, _)| row).collect())
+        Ok(())
     }
 
     /// Counters of the inboxes that the batch may add to: theirs until it ends.
@@ -103,8 +112,7 @@ impl Shared {
         for lock in &mut locks {
             lock.text.push_str(" ORDER BY app_id, owner FOR UPDATE");
         }
-        self.open(session, writer).await?;
-        self.rows(session, &locks, counter).await
+        Ok(read(&self.open(session, writer, &locks).await?, counter)?)
     }
 
     pub(super) async fn worker_mark(&self, worker_id: u16) -> Result<u64> {
@@ -125,6 +133,10 @@ impl Shared {
         }
         Ok(owners.iter().map(|owner| positions.get(owner).copied().unwrap_or_default()).collect())
     }
+}
+
+fn read<T>(rows: &[Row], read: fn(&Row) -> sqlx::Result<T>) -> sqlx::Result<Vec<T>> {
+    rows.iter().map(read).collect()
 }
 
 pub(super) fn name(row: &Row, index: usize) -> sqlx::Result<Name> {
@@ -168,7 +180,7 @@ fn identity(row: &Row) -> sqlx::Result<(IdentityKey, Placed)> {
         app: name(row, 0)?,
         conversation: name(row, 1)?,
         sender: name(row, 2)?,
-        client_msg_id: client_msg_id(row, 3)?,
+        client_msg_id: id_bytes(row, 3)?,
     };
     let placed = Placed {
         seq: row.number(4)?,

@@ -256,7 +256,7 @@ impl Shared {
             None => self.connect().await?,
         };
         let work = async {
-            self.open(&mut session, &mut inboxes).await?;
+            self.open(&mut session, &mut inboxes, &[]).await?;
             self.write_all(&mut session, &statements).await
         };
         let done = work.await;
@@ -278,7 +278,7 @@ impl Shared {
 
     async fn pending(&self) -> Result<Vec<Pending>> {
         let rows = self.fetch(Statement::new("SELECT id, entries FROM pending_inbox", &[])).await?;
-        let rows = self.read(&rows, |row| Ok((row.signed(0)?, row.bytes(1)?.to_vec())))?;
+        let rows = self.read(&rows, |row| Ok((row.signed(0)?, row.bytes(1)?)))?;
         let read = |(id, bytes): (i64, Vec<u8>)| match decode(&bytes) {
             Ok(entries) => Ok(Pending { id, entries }),
             Err(what) => Err(StoreError::Damaged(format!(

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::driver::{Session, Statement, Value};
+use super::driver::{Row, Session, Statement, Value};
 use super::statement::{Conflict, Table, padded};
 use super::writer::{Failed, Writer};
 use super::{Dialect, Result, Shared};
@@ -23,6 +23,33 @@ type Done<T> = std::result::Result<T, Failed>;
 fn list(partitions: &[u16]) -> (String, Vec<Value<'static>>) {
     let values: Vec<_> = padded(partitions).map(|partition| Number((*partition).into())).collect();
     (format!("({})", vec!["?"; values.len()].join(",")), values)
+}
+
+fn epochs(partitions: &[u16], lock: &str) -> Statement<'static> {
+    let (list, values) = list(partitions);
+    let text = format!(
+        "SELECT partition_id, epoch FROM partition_owner WHERE partition_id IN {list} ORDER BY partition_id {lock}"
+    );
+    Statement::new(&text, &values)
+}
+
+fn epoch(row: &Row) -> sqlx::Result<(u16, u64)> {
+    let partition = u16::try_from(row.number(0)?);
+    Ok((partition.map_err(|e| sqlx::Error::Decode(Box::new(e)))?, row.number(1)?))
+}
+
+/// Which of `partitions` are not as `owned` says, by what [`Shared::fence`] found.
+pub(super) fn moved(
+    found: &[Row],
+    owned: &BTreeMap<u16, u64>,
+    partitions: &[u16],
+) -> sqlx::Result<Vec<u16>> {
+    let epochs: BTreeMap<_, _> = found.iter().map(epoch).collect::<sqlx::Result<_>>()?;
+    let is_moved = |partition: &&u16| {
+        let ours = owned.get(partition);
+        ours.is_none() || epochs.get(partition) != ours
+    };
+    Ok(partitions.iter().filter(is_moved).copied().collect())
 }
 
 impl Shared {
@@ -44,7 +71,8 @@ impl Shared {
             self.timed(session.link().execute(statement)).await?;
         }
         self.timed(session.link().plain("BEGIN")).await?;
-        let epochs = self.epochs(session, partitions, "FOR UPDATE").await?;
+        let epochs = self.rows(session, &[epochs(partitions, "FOR UPDATE")], epoch).await?;
+        let epochs: BTreeMap<_, _> = epochs.into_iter().collect();
         let is_moved = |partition: &&u16| {
             writer.former.get(partition).is_some_and(|ours| epochs.get(partition) != Some(ours))
         };
@@ -67,44 +95,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Which of `partitions` are not as `owned` says; the others stay so until the transaction ends.
-    pub(super) async fn moved(
-        &self,
-        session: &mut Session,
-        owned: &BTreeMap<u16, u64>,
-        partitions: &[u16],
-    ) -> Done<Vec<u16>> {
-        let lock = match self.dialect {
-            // As MariaDB spells it, too.
-            Dialect::MySql => "LOCK IN SHARE MODE",
-            Dialect::Postgres => "FOR SHARE",
-        };
-        let epochs = self.epochs(session, partitions, lock).await?;
-        let is_moved = |partition: &&u16| {
-            let ours = owned.get(partition);
-            ours.is_none() || epochs.get(partition) != ours
-        };
-        Ok(partitions.iter().filter(is_moved).copied().collect())
-    }
-
-    async fn epochs(
-        &self,
-        session: &mut Session,
-        partitions: &[u16],
-        lock: &str,
-    ) -> Done<BTreeMap<u16, u64>> {
-        let (list, values) = list(partitions);
-        let text = format!(
-            "SELECT partition_id, epoch FROM partition_owner WHERE partition_id IN {list} \
-             ORDER BY partition_id {lock}"
-        );
-        let rows = self
-            .rows(session, &[Statement::new(&text, &values)], |row| {
-                let partition = u16::try_from(row.number(0)?);
-                Ok((partition.map_err(|e| sqlx::Error::Decode(Box::new(e)))?, row.number(1)?))
-            })
-            .await?;
-        Ok(rows.into_iter().collect())
+    /// Finds the owners' epochs for [`moved`], which stay so until the transaction ends.
+    pub(super) fn fence(&self, partitions: &[u16]) -> Statement<'static> {
+        epochs(
+            partitions,
+            match self.dialect {
+                // As MariaDB spells it, too.
+                Dialect::MySql => "LOCK IN SHARE MODE",
+                Dialect::Postgres => "FOR SHARE",
+            },
+        )
     }
 
     /// The configured worker id, or the next one that no other session has.
@@ -144,7 +144,7 @@ impl Shared {
     pub(super) async fn agreed(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let ask = "SELECT value FROM installation WHERE name = ?";
         let rows = self.fetch(Statement::new(ask, &[Text(name)])).await?;
-        let found = self.read(&rows, |row| row.bytes(0).map(<[u8]>::to_vec))?;
+        let found = self.read(&rows, |row| row.bytes(0))?;
         Ok(found.into_iter().next())
     }
 

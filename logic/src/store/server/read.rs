@@ -74,8 +74,9 @@ pub(super) fn count(value: usize) -> Value<'static> {
     Number(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-pub(super) fn client_msg_id(row: &Row, index: usize) -> sqlx::Result<[u8; 16]> {
-    row.bytes(index)?.try_into().map_err(|e| sqlx::Error::Decode(Box::new(e)))
+pub(super) fn id_bytes(row: &Row, index: usize) -> sqlx::Result<[u8; 16]> {
+    let bytes = row.bytes(index)?;
+    bytes[..].try_into().map_err(|e| sqlx::Error::Decode(Box::new(e)))
 }
 
 pub(super) fn watermark(row: &Row) -> sqlx::Result<WatermarkRow> {
@@ -94,9 +95,9 @@ pub(super) fn message(row: &Row) -> sqlx::Result<StoredMessage> {
         seq: row.number(1)?,
         message_id: row.number(2)?,
         sender: row.text(3)?.to_owned(),
-        client_msg_id: client_msg_id(row, 4)?,
+        client_msg_id: id_bytes(row, 4)?,
         kind: u8::try_from(row.small(5)?).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
         server_time_ms: row.number(6)?,
-        body: row.bytes(7)?.to_vec(),
+        body: row.bytes(7)?,
     })
 }

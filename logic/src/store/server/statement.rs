@@ -1,7 +1,7 @@
 //! Texts of statements with many rows or keys.
 //!
-//! What is written goes as scripts: a batch is one round trip, whatever it writes, and one more for bodies. Look-ups are prepared; they
-//! have 1, 2, 4, ... keys, so that few texts exist.
+//! A batch goes as scripts: one round trip for what it looks up, one to begin and lock, one for what it writes, and one more for bodies.
+//! Look-ups have 1, 2, 4, ... keys, so that few texts exist of those that are prepared.
 
 use std::fmt::Write as _;
 
@@ -96,20 +96,35 @@ pub(super) fn padded<T>(keys: &[T]) -> impl Iterator<Item = &T> {
     keys.iter().chain(keys.last().into_iter().cycle()).take(keys.len().next_power_of_two())
 }
 
-/// The statements that are not confidential, and `end` last, as texts that need no values; mostly one.
-pub(super) fn scripts(dialect: Dialect, statements: &[Statement<'_>], end: &str) -> Vec<String> {
+/// The statements as texts that need no values; mostly one. None of them is confidential.
+pub(super) fn scripts<'a, 'b: 'a>(
+    dialect: Dialect,
+    statements: impl IntoIterator<Item = &'a Statement<'b>>,
+) -> Vec<String> {
     let mut scripts = Vec::new();
     let mut script = String::new();
-    for statement in statements.iter().filter(|statement| !statement.is_confidential) {
+    for statement in statements {
         if script.len() > SCRIPT_BYTES {
             scripts.push(std::mem::take(&mut script));
         }
+        if !script.is_empty() {
+            script.push_str("; ");
+        }
         inline(dialect, statement, &mut script);
-        script.push_str("; ");
     }
-    script.push_str(end);
-    scripts.push(script);
+    if !script.is_empty() {
+        scripts.push(script);
+    }
     scripts
+}
+
+/// A script whose statements find nothing, to be answered once: MariaDB sends an answer after each statement, but only one for a compound.
+pub(super) fn answered_once(dialect: Dialect, script: &str) -> String {
+    match dialect {
+        // A comment to MySQL.
+        Dialect::MySql => format!("/*M! BEGIN NOT ATOMIC */ {script} /*M! ; END */"),
+        Dialect::Postgres => script.to_owned(),
+    }
 }
 
 /// The text with its values in it.
@@ -119,7 +134,12 @@ fn inline(dialect: Dialect, Statement { text, values, .. }: &Statement<'_>, out:
     for (part, value) in parts.zip(values) {
         match (*value, dialect) {
             (Value::OptionalText(None), _) => out.push_str("NULL"),
-            (Value::Text(text) | Value::OptionalText(Some(text)), Dialect::MySql) => {
+            // Whatever the character set and the SQL mode.
+            (Value::Text(text) | Value::OptionalText(Some(text)), Dialect::MySql)
+                if text
+                    .bytes()
+                    .any(|b| !matches!(b, b' '..=b'~') || matches!(b, b'\'' | b'\\')) =>
+            {
                 hex("X'", text.as_bytes(), "'", out);
             }
             // Refused by the server: a zero would end the script.
@@ -128,8 +148,8 @@ fn inline(dialect: Dialect, Statement { text, values, .. }: &Statement<'_>, out:
             {
                 hex("convert_from('\\x", text.as_bytes(), "', 'UTF8')", out);
             }
-            // As of `standard_conforming_strings`, which sessions switch on.
-            (Value::Text(text) | Value::OptionalText(Some(text)), Dialect::Postgres) => {
+            // As of `standard_conforming_strings`, which sessions of PostgreSQL switch on.
+            (Value::Text(text) | Value::OptionalText(Some(text)), _) => {
                 out.push('\'');
                 for (index, piece) in text.split('\'').enumerate() {
                     out.push_str(if index == 0 { "" } else { "''" });
@@ -138,7 +158,7 @@ fn inline(dialect: Dialect, Statement { text, values, .. }: &Statement<'_>, out:
                 out.push('\'');
             }
             (Value::Bytes(bytes), Dialect::MySql) => hex("X'", bytes, "'", out),
-            (Value::Bytes(bytes), Dialect::Postgres) => hex("'\\x", bytes, "'", out),
+            (Value::Bytes(bytes), Dialect::Postgres) => hex("'\\x", bytes, "'::bytea", out),
             // A String takes everything.
             (Value::Number(number), _) => _ = write!(out, "{number}"),
             (Value::Small(number), _) => _ = write!(out, "{number}"),
@@ -208,27 +228,34 @@ mod tests {
             Value::Text("a\0b"),
         ];
         let insert = Statement::new("INSERT INTO t VALUES (?,?,?,?,?,?)", &values);
+        let commit = Statement::new("COMMIT", &[]);
         assert_eq!(
-            scripts(Dialect::MySql, std::slice::from_ref(&insert), "COMMIT"),
+            scripts(Dialect::MySql, [&insert, &commit]),
             [
                 "INSERT INTO t VALUES (X'69742773205c203f3b2044524f50',NULL,X'00af',-9223372036854775808,-1,\
               X'610062'); COMMIT"
             ]
         );
         assert_eq!(
-            scripts(Dialect::Postgres, &[insert], "COMMIT"),
-            ["INSERT INTO t VALUES ('it''s \\ ?; DROP',NULL,'\\x00af',-9223372036854775808,-1,\
-              convert_from('\\x610062', 'UTF8')); COMMIT"]
+            scripts(Dialect::Postgres, [&insert, &commit]),
+            [
+                "INSERT INTO t VALUES ('it''s \\ ?; DROP',NULL,'\\x00af'::bytea,-9223372036854775808,-1,\
+              convert_from('\\x610062', 'UTF8')); COMMIT"
+            ]
         );
+        for dialect in [Dialect::MySql, Dialect::Postgres] {
+            let name = Statement::new("DELETE FROM t WHERE a = ?", &[Value::Text("s:a.b:c@d_-e")]);
+            assert_eq!(scripts(dialect, [&name]), ["DELETE FROM t WHERE a = 's:a.b:c@d_-e'"]);
+        }
     }
 
     #[test]
     fn long_scripts_are_cut_and_the_last_one_ends_it() {
         let body = vec![7; SCRIPT_BYTES];
         let long = || Statement::new("DELETE FROM t WHERE a = ?", &[Value::Bytes(&body)]);
-        let cut = scripts(Dialect::MySql, &[long(), long()], "COMMIT");
-        assert_eq!(cut.len(), 2);
-        assert!(cut[0].starts_with("DELETE") && cut[1].ends_with("; COMMIT"));
-        assert_eq!(scripts(Dialect::MySql, &[], "COMMIT"), ["COMMIT"]);
+        let cut = scripts(Dialect::MySql, &[long(), long(), Statement::new("COMMIT", &[])]);
+        assert_eq!(cut.len(), 3);
+        assert!(cut[0].starts_with("DELETE") && cut[1].starts_with("DELETE") && cut[2] == "COMMIT");
+        assert!(scripts(Dialect::MySql, []).is_empty());
     }
 }

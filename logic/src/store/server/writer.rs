@@ -5,6 +5,9 @@
 //! load    rows; with inboxes a transaction begins, which locks their counters
 //! commit  in that transaction, or one of its own: nothing is written unless all partitions of the batch are still owned
 //! ```
+//! Whoever owns all partitions of the bus is the only one that adds to inboxes: it remembers their counters and locks none, and its
+//! transactions are under the fence of all partitions instead.
+//!
 //! A transaction first reads the owners of its partitions under a shared lock, then locks counters of inboxes in key order, then writes
 //! table by table in key order: processes wait for each other, not in circles. A counter of a conversation is written by the owner of
 //! its partition alone and needs no lock. Whoever stops in the middle of a transaction holds the others up until the server ends its
@@ -18,7 +21,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::driver::{self, IDLE_MAX, Row, Session, Statement};
-use super::statement::scripts;
+use super::ownership::moved;
+use super::statement::{answered_once, scripts};
 use super::{Dialect, LoadKeys, Loaded, Renewed, Result, Shared, StoreError};
 
 /// How often an idle session speaks, and a database that is away is tried.
@@ -126,7 +130,10 @@ impl Shared {
         let missing: Vec<u16> = missing.collect();
         if !missing.is_empty() {
             self.take_over(session, writer, &missing).await?;
-        } else if !is_new {
+        }
+        let owned = u16::try_from(writer.owned.len()).ok();
+        self.is_alone.store(owned == self.partitions.get().copied(), Ordering::Relaxed);
+        if missing.is_empty() && !is_new {
             return Ok(Vec::new());
         }
         let mark_ms = self.mark(session, writer.worker_id).await?;
@@ -145,7 +152,7 @@ impl Shared {
         let mut writer = self.writer.lock().await;
         let mut session = self.resume(&mut writer).await?;
         let work = async {
-            self.open(&mut session, &mut writer).await?;
+            self.open(&mut session, &mut writer, &[]).await?;
             self.write_all(&mut session, statements).await
         };
         let done = work.await;
@@ -162,10 +169,14 @@ impl Shared {
         session: &mut Session,
         statements: &[Statement<'_>],
     ) -> std::result::Result<(), Failed> {
-        for statement in statements.iter().filter(|statement| statement.is_confidential) {
+        let (apart, together): (Vec<&Statement<'_>>, Vec<_>) =
+            statements.iter().partition(|statement| statement.is_confidential);
+        for statement in apart {
             self.timed(session.link().execute(statement)).await?;
         }
-        for script in scripts(self.dialect, statements, "COMMIT") {
+        let commit = Statement::new("COMMIT", &[]);
+        for script in scripts(self.dialect, together.into_iter().chain([&commit])) {
+            let script = answered_once(self.dialect, &script);
             self.timed(session.link().script(script)).await?;
         }
         Ok(())
@@ -198,22 +209,35 @@ impl Shared {
         }
     }
 
-    /// Begins the transaction of the batch, unless it has begun, and makes sure that all its partitions are owned until its end.
+    /// Begins the transaction of the batch, unless it has begun, and makes sure that all its partitions are owned until its end. Returns
+    /// what `first` finds, in the same round trip.
     pub(super) async fn open(
         &self,
         session: &mut Session,
         writer: &mut Writer,
-    ) -> std::result::Result<(), Failed> {
+        first: &[Statement<'_>],
+    ) -> std::result::Result<Vec<Row>, Failed> {
         if writer.is_open {
-            return Ok(());
+            return Ok(self.results(session, first).await?.into_iter().flatten().collect());
         }
-        self.timed(session.link().plain("BEGIN")).await?;
+        // What is remembered of inboxes holds as long as no partition has moved.
+        let is_alone = self.is_alone.load(Ordering::Relaxed);
+        let fenced: Vec<u16> = match writer.batch.is_empty() {
+            false if is_alone => writer.owned.keys().copied().collect(),
+            _ => writer.batch.clone(),
+        };
+        let fence = (!fenced.is_empty()).then(|| self.fence(&fenced));
+        let begin = Statement::new("BEGIN", &[]);
+        let statements = [&begin].into_iter().chain(&fence).chain(first);
+        let mut found = self.results(session, statements).await?.into_iter().skip(1);
         writer.is_open = true;
-        if writer.batch.is_empty() {
-            return Ok(());
+        if fence.is_some() {
+            let moved = moved(&found.next().unwrap_or_default(), &writer.owned, &fenced)?;
+            if !moved.is_empty() {
+                return Err(Failed::Fenced(moved));
+            }
         }
-        let moved = self.moved(session, &writer.owned, &writer.batch).await?;
-        if moved.is_empty() { Ok(()) } else { Err(Failed::Fenced(moved)) }
+        Ok(found.flatten().collect())
     }
 
     /// Puts the session back when it is in order, after what failed was rolled back.
@@ -241,7 +265,11 @@ impl Shared {
                     writer.owned.remove(partition);
                     writer.former.remove(partition);
                 }
-                StoreError::Fenced(partitions)
+                if partitions.iter().any(|partition| writer.batch.contains(partition)) {
+                    StoreError::Fenced(partitions)
+                } else {
+                    StoreError::Again("other processes add to inboxes now".to_owned())
+                }
             }
             Failed::Sql(error) if driver::is_answer(&error) => self.place.error(error),
             Failed::Sql(error) => return Err(again(self.place.error(error))),
@@ -263,6 +291,19 @@ impl Shared {
             Ok(done) => Ok(done?),
             Err(_) => Err(Failed::Silent),
         }
+    }
+
+    /// What each of `statements` finds, mostly in one round trip. None of them is confidential.
+    pub(super) async fn results<'a, 'b: 'a>(
+        &self,
+        session: &mut Session,
+        statements: impl IntoIterator<Item = &'a Statement<'b>>,
+    ) -> std::result::Result<Vec<Vec<Row>>, Failed> {
+        let mut found = Vec::new();
+        for script in scripts(self.dialect, statements) {
+            found.extend(self.timed(session.link().script(script)).await?);
+        }
+        Ok(found)
     }
 
     /// What `statements` find, read row by row.

@@ -31,7 +31,7 @@ impl Row {
         }
     }
 
-    pub(in crate::store::server) fn bytes(&self, index: usize) -> sqlx::Result<&[u8]> {
+    pub(in crate::store::server) fn bytes(&self, index: usize) -> sqlx::Result<Vec<u8>> {
         use sqlx::Row as _;
         match self {
             Self::MySql(row) => row.try_get(index),
