@@ -92,9 +92,9 @@ struct Shared {
     /// Nobody answers; found out when a session is opened, or falls silent.
     is_away: AtomicBool,
     schema: OnceLock<Schema>,
-    /// Of the bus.
+    /// How many the bus has.
     partitions: OnceLock<u16>,
-    /// Since the begin of the batch under way.
+    /// The writer owned all of them when the batch under way began.
     is_alone: AtomicBool,
 }
 
