@@ -235,6 +235,8 @@ impl GatewayConfig {
             ("inbound.messages_max", inbound.messages_max.into(), 1, 1 << 30),
             ("inbound.batch_messages_max", inbound.batch_messages_max.into(), 1, 4096),
             ("inbound.batch_bytes_max", inbound.batch_bytes_max.into(), 1024, 16 << 20),
+            ("inbound.publish_interval_ms", ms(inbound.publish_interval), 0, 100),
+            ("inbound.acknowledgement_wait_ms", ms(inbound.acknowledgement_wait), 0, 1_000),
             ("io.mailbox_capacity", io.mailbox_capacity.into(), 16, 1 << 20),
             ("io.listen_backlog", io.listen_backlog.into(), 1, 1 << 20),
             ("io.receive_buffer_bytes", io.receive_buffer_bytes.into(), 256, 1 << 20),
@@ -298,6 +300,10 @@ mod tests {
         check(|c| c.outbox.bytes_low = c.outbox.bytes_max, "outbox.bytes_low");
         check(|c| c.timeouts.idle = Duration::from_secs(1), "timeouts.heartbeat_interval_ms");
         check(|c| c.io.receive_buffers = 100, "io.receive_buffers");
+        check(
+            |c| c.inbound.publish_interval = Duration::from_secs(1),
+            "inbound.publish_interval_ms",
+        );
         check(|c| c.io.completion_entries = c.io.submission_entries, "io.completion_entries");
     }
 
