@@ -61,8 +61,9 @@ impl Attack {
         match self {
             // As while a ring changes: two gateways take the same users.
             Self::TwoSessions => &[("ROOST_CLUSTER__REDIRECT", "false")],
+            // The pushes of one batch reach the broker's socket, and so the broker when it goes on: there have to be more batches.
+            Self::LogicDiesBeforePush => &[("ROOST_LOGIC__BATCH_OPERATIONS_MAX", "16")],
             Self::StoreDiesInCommit
-            | Self::LogicDiesBeforePush
             | Self::GatewayAway
             | Self::SlowReaders
             | Self::UsersMove
